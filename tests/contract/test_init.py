@@ -255,7 +255,7 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
         (("--job", "boxes"), 2, "Answer with --labels"),
         (("--job", "boxes", "--mark", "box"), 2, "leave out --mark"),
         (("--job", "boxes", "--labels", "$price"), 2, "starts with $"),
-        (("--job", "binary", "--labels", "a,b,c"), 2, "take --job one-of-many"),
+        (("--job", "binary", "--labels", "a,b,c"), 2, "use --job one-of-many"),
         (("--title", "x"), 2, "3 to 50 characters"),
         (("--backend", "http://prelabel:9090"), 2, "a host name without a dot"),
         (("--backend", "127.0.0.1:9191"), 2, "needs http://"),
@@ -407,6 +407,6 @@ def test_advice_is_measured_on_few_boxes(
             figure = told[asked][way]
             assert figure["low"] <= figure["value"] <= figure["high"]
             assert figure["n"] == told["presence"]["sorting"]["n"] >= 18
-    assert "both jobs compared by cross-validation" in done.stderr
+    assert "classification and detection compared by cross-validation" in done.stderr
     assert any("Counting:" in sentence for sentence in told["advice"])
     assert told["cut_short"] == any("--seconds" in sentence for sentence in told["advice"])
