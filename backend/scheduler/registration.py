@@ -73,7 +73,7 @@ class Registration:
         record = self._projects.register(
             server, number, created, is_server_alive=is_server_reachable
         )
-        known_token = self._projects.token(record.id)
+        known_token = self._projects.readable_token(record.id)
         has_moved = not is_same_server(servers.get(record.id, record.server), record.server)
         if has_moved or (token and token != known_token):
             candidates = {server, self._settings.label_studio_url} - {""}

@@ -171,7 +171,7 @@ class ProjectStore:
                 or self._find_moved(server, number, created, is_server_alive)
                 or self._create_record(server, number, created)
             )
-            if token and token != self.token(record.id):
+            if token and token != self.readable_token(record.id):
                 self.save_token(record.id, token)
         return record
 
@@ -211,6 +211,13 @@ class ProjectStore:
         if not (token.isascii() and token.isprintable()):
             raise damaged_file_error(file, "it is not a token", TOKEN_FIX)
         return token
+
+    def readable_token(self, id: str) -> str:
+        """Return the token; empty also if its file is damaged, so that a new one replaces it."""
+        try:
+            return self.token(id)
+        except StoreError:
+            return ""
 
     def _token_file(self, id: str) -> Path:
         return self.folder(id) / "token"

@@ -416,6 +416,9 @@ def test_a_stranger_neither_replaces_a_working_token_nor_gets_it(
         for token, stored in (("good", "good"), ("bogus", "good"), ("newer", "newer")):
             await service.setup("1.5", server, token)
             assert projects.token("1") == stored
+        (projects.folder("1") / "token").write_bytes(b"\xff\xfe")
+        await service.setup("1.5", server, "newer")
+        assert projects.token("1") == "newer", "a damaged token is replaced"
         await service.setup("1.5", "http://elsewhere.invalid", "evil")  # the old one is down
         assert projects.get("1").server == "http://elsewhere.invalid"
         assert projects.token("1") == "evil", "the old server's token stays at home"
