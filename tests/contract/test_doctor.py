@@ -583,6 +583,13 @@ def examine(bench: Bench, change: Mapping[str, Any]) -> list[CheckResult]:
 
 
 def test_a_set_up_that_works_is_called_well_and_left_as_it_was(bench: Bench) -> None:
+    version = bench.lab.fetch_project(bench.project)["model_version"]
+
+    def is_cleaned() -> bool:
+        predictions = bench.lab.list_predictions(bench.project)
+        return {prediction["model_version"] for prediction in predictions} == {version}
+
+    wait_until("predictions of retired versions are removed", is_cleaned)
     before = bench.lab.fetch_project(bench.project), len(bench.lab.list_predictions(bench.project))
     lines = examine(bench, {})
     assert [str(line) for line in lines if line.state == "bad"] == []
