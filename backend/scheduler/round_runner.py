@@ -111,8 +111,6 @@ class RoundRunner:
         except Exception as error:  # a bug must not end the loop
             log.exception("project %s", project.record.id)
             self._fail_round(project, f"{type(error).__name__}: {error}", forced=request.forced)
-        finally:
-            project.worker = None
         await asyncio.to_thread(self.commit_files)
 
     async def _run_round_job(self, project: ProjectState, request: RoundRequest) -> RoundOutcome:
@@ -139,15 +137,14 @@ class RoundRunner:
         accepts_quick: bool,
     ) -> JsonObject:
         project.is_waiting = True
-        turn = project.turn
         try:
-            async with self.workers.acquire(turn, accepts_quick=accepts_quick) as worker:
+            async with self.workers.acquire(project.turn, accepts_quick=accepts_quick) as worker:
                 project.worker, project.is_waiting = worker, False
                 quick = self.workers.is_quick(worker)
                 job = RoundJob(project.record.id, replace(request, quick=quick))
                 outcome, _ = await worker.run(job, report=report)
         finally:
-            project.is_waiting = False
+            project.worker, project.is_waiting = None, False  # it may run another project's job
         result: JsonObject = outcome
         return result
 
