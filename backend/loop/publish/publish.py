@@ -92,7 +92,12 @@ class Publisher:
         if new:
             predictions = inference.predictions(new, rank_scores(order.ranked_tasks()))
             pushing.push_predictions(
-                self._connection, live_version, predictions, observation.controls, self._report_push
+                self._connection,
+                live_version,
+                predictions,
+                observation.controls,
+                self._report_push,
+                existing,
             )
         if existing or new:
             pushing.follow_version(

@@ -25,12 +25,12 @@ def missing_predictions(
 
     Both are read from Label Studio, so that an interrupted push resumes without duplicates.
     """
-    existing = connection.client.prediction_counts(connection.project_number).get(version, 0)
-    if not existing:
+    if not connection.client.prediction_counts(connection.project_number).get(version):
         return 0, set(open_tasks)
     predicted = connection.client.prediction_tasks(connection.project_number, version)
     _remove_duplicates(connection, predicted)
-    return existing, set(open_tasks) - set(predicted.values())
+    predicted_tasks = set(predicted.values())
+    return len(predicted_tasks), set(open_tasks) - predicted_tasks
 
 
 def push_predictions(
@@ -39,17 +39,27 @@ def push_predictions(
     predictions: Sequence[Prediction],
     controls: Mapping[str, Control],
     progress: ProgressCallback,
+    existing_count: int = 0,
 ) -> None:
     """Import predictions in bulk, and check that each task has exactly one afterwards.
 
-    Label Studio asks for a prediction itself when somebody opens a task during the import, and
-    stores it beside the imported one; such duplicates are removed.
+    Label Studio asks for a prediction itself when somebody opens a task meanwhile, and stores it
+    beside the imported one; such duplicates are removed.
+
+    Args:
+        connection: to the project.
+        version: the live version.
+        predictions: of the tasks without one.
+        controls: of the labeling config, by name.
+        progress: receives (done, total).
+        existing_count: predictions of the version when these tasks were selected, which is before
+            inference, so that duplicates made since then are noticed.
 
     Raises:
         RoundError: Label Studio created fewer than were sent, because the project changed.
     """
     client, number = connection.client, connection.project_number
-    expected_count = client.prediction_counts(number).get(version, 0)
+    expected_count = existing_count
     for start in range(0, len(predictions), PREDICTION_BATCH_SIZE):
         batch = predictions[start : start + PREDICTION_BATCH_SIZE]
         rows = [format_prediction(p, controls, version) for p in batch]
