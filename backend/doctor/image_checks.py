@@ -19,16 +19,16 @@ from backend.domain import (
 )
 from backend.errors import ImageError
 from backend.label_studio import Json
-from backend.label_studio.image_fetcher import TaskImageFetcher
+from backend.label_studio.image_fetcher import make_task_fetcher
 from backend.label_studio.json_values import read_field, read_object
 from backend.label_studio.region_results import complete_regions
 from backend.label_studio.task_results import format_prediction
 from backend.server_url import split_url
 from backend.vision.images.decode import decode_upright_image
-from backend.web_fetcher import SERVER_BUSY_REASON, FetchLimits, redact_url
+from backend.web_fetcher import SERVER_BUSY_REASON, redact_url
 
 MAX_SAMPLED_TASKS = 5000
-FETCH_TIMEOUT_SECONDS = 15.0
+CHECK_TIMEOUT_SECONDS = 15.0
 TRIAL_VERSION = "prelabel-doctor"
 """Model version of the test prediction, which is deleted after the check."""
 TRIAL_REGION = Region("", 0.123456789, 0.2, 0.987654321, 0.3456789)
@@ -86,13 +86,11 @@ def check_images(project: CheckedProject) -> Iterator[CheckResult]:
     elif not samples:
         yield unchecked("image", "the project has no image yet: import some")
     settings = project.setup.settings
-    limits = FetchLimits(
-        settings.max_image_bytes, settings.allowed_hosts, timeout_seconds=FETCH_TIMEOUT_SECONDS
-    )
-    aliases = [settings.label_studio_url, settings.label_studio_host]
-    aliases += [project.record.server] if project.record else []
-    fetcher = TaskImageFetcher(
-        project.client.server, project.client.auth_headers, limits, aliases=aliases
+    fetcher = make_task_fetcher(
+        project.client,
+        settings,
+        announced=project.record.server if project.record else "",
+        timeout_seconds=CHECK_TIMEOUT_SECONDS,
     )
     for sample in samples:
         check = f"image ({sample.storage})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from backend.errors import ImageError, LabelStudioError
@@ -21,6 +22,11 @@ from backend.web_fetcher import (
     url_origin,
 )
 
+if TYPE_CHECKING:
+    from backend.label_studio.api_session import ApiSession
+    from backend.settings import Settings
+
+FETCH_TIMEOUT_SECONDS = 60.0
 MISSING_UPLOAD_STATUS = 500
 """What Label Studio 1.23 answers for an upload whose file is gone."""
 CLOUD_SCHEMES = frozenset({"s3", "gs", "azure-blob", "azure-spi"})
@@ -98,6 +104,28 @@ class TaskImageFetcher:
             has_prefix = not prefix or address.startswith(f"{prefix}/")
             return (self._origin if has_prefix else self._server) + address
         raise ImageError("image URL is not supported", redact_url(address))
+
+
+def make_task_fetcher(
+    session: ApiSession,
+    settings: Settings,
+    *,
+    announced: str = "",
+    timeout_seconds: float = FETCH_TIMEOUT_SECONDS,
+) -> TaskImageFetcher:
+    """Return the fetcher for the tasks of a Label Studio, which knows all its addresses.
+
+    Args:
+        session: with the address and token that work.
+        settings: limits of an image, and the configured addresses.
+        announced: the address that Label Studio announced with ``/setup``; may be empty.
+        timeout_seconds: of one image.
+    """
+    limits = FetchLimits(
+        settings.max_image_bytes, settings.allowed_hosts, timeout_seconds=timeout_seconds
+    )
+    aliases = (announced, settings.label_studio_url, settings.label_studio_host)
+    return TaskImageFetcher(session.server, session.auth_headers, limits, aliases=aliases)
 
 
 def decode_data_uri(address: str, max_bytes: int) -> bytes:

@@ -6,7 +6,7 @@ from backend.callbacks import ProgressCallback
 from backend.domain import ImageSize
 from backend.errors import ImageError
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.image_fetcher import TaskImageFetcher
+from backend.label_studio.image_fetcher import TaskImageFetcher, make_task_fetcher
 from backend.label_studio.label_results import IMPORTED_VERSION
 from backend.onboarding.box_frame import ImageFrame
 from backend.onboarding.label_import import (
@@ -19,7 +19,6 @@ from backend.onboarding.label_import import (
 from backend.onboarding.label_sources.source import LabelSource
 from backend.onboarding.task_index import LabelTask, TaskIndex
 from backend.settings import Settings
-from backend.web_fetcher import FetchLimits
 
 
 class FrameLoader:
@@ -85,8 +84,7 @@ def import_project_labels(
     tasks = TaskIndex(rows, image_key, source.root, settings.max_image_bytes)
     is_suggestion = role is LabelRole.SUGGESTIONS
     suggested = client.prediction_tasks(number, IMPORTED_VERSION).values() if is_suggestion else ()
-    limits = FetchLimits(settings.max_image_bytes, settings.allowed_hosts)
-    fetcher = TaskImageFetcher(client.server, client.auth_headers, limits)
+    fetcher = make_task_fetcher(client, settings)
     try:
         frames = FrameLoader(tasks, fetcher, settings)
         importer = LabelImporter(client, number, mapping, tasks, frames.load, frozenset(suggested))

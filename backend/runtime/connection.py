@@ -7,11 +7,10 @@ from datetime import datetime
 
 from backend.errors import LabelStudioError, LabelStudioNotFoundError
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.image_fetcher import TaskImageFetcher
+from backend.label_studio.image_fetcher import TaskImageFetcher, make_task_fetcher
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
 from backend.store.servers import is_same_server
-from backend.web_fetcher import FetchLimits
 
 PING_TIMEOUT_SECONDS = 1.0
 """Timeout of a reachability check; Label Studio itself waits 3 s for ``/setup``."""
@@ -57,9 +56,7 @@ def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection
         try:
             client = LabelStudioClient(server, candidate_token)
             _check_same_project(client, record)
-            limits = FetchLimits(settings.max_image_bytes, settings.allowed_hosts)
-            aliases = (record.server, settings.label_studio_url, settings.label_studio_host)
-            fetcher = TaskImageFetcher(server, client.auth_headers, limits, aliases=aliases)
+            fetcher = make_task_fetcher(client, settings, announced=record.server)
             return Connection(record, client, fetcher)
         except LabelStudioError as error:
             failures.append(error)
