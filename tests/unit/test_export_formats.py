@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from pycocotools.coco import COCO
 
 from backend.domain import Control, ImageSize, Label, LabelSet, Region, Task
 from backend.errors import ConfigError
 from backend.tools.dataset.file_names import FileNames, original_name
 from backend.tools.dataset.formats import WRITERS, make_writer
+from backend.tools.dataset.image_files import training_file
 from backend.tools.dataset.labels import Dataset, LabeledImage
 from backend.tools.dataset.read_dataset import choose_validation_tasks
 from backend.tools.dataset.tables import write_image_table
+from backend.vision.images.decode import decode_upright_image
+from tests.support.image_files import encode_image
 
 CAT_AND_DOG = (Label("cat"), Label("dog/wolf"))
 BOXES = Control("things", "image", "image", CAT_AND_DOG, "boxes")
@@ -239,3 +244,27 @@ def test_a_format_that_does_not_fit_names_those_that_do(
             continue
         with pytest.raises(ConfigError, match=advice):
             make_writer(name, controls)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "expected", "is_kept"),
+    [
+        *[
+            ("PNG", ".PNG", ".PNG", True),
+            ("JPEG", "", ".jpg", True),
+            ("GIF", ".gif", ".png", False),
+        ],
+        *[("TIFF", ".tif", ".jpg", False), ("TIFF", "", ".jpg", False)],
+        ("AVIF", "", ".jpg", False),
+    ],
+)
+def test_training_tools_can_read_every_exported_file(
+    kind: str, suffix: str, expected: str, is_kept: bool
+) -> None:
+    content = encode_image(Image.new("RGB", (48, 32), "red"), kind)
+    decoded = decode_upright_image(content, max_pixels=10_000)
+    written, written_suffix = training_file(content, decoded, suffix, 10_000)
+    assert (written_suffix, written == content) == (expected, is_kept)
+    with Image.open(io.BytesIO(written)) as image:
+        assert image.format in ("PNG", "JPEG")
+        assert image.size == (48, 32)

@@ -20,9 +20,11 @@ from backend.store.files import write_bytes
 from backend.tools.dataset.file_names import split_suffix
 from backend.tools.dataset.labels import LabeledImage
 from backend.vision.images.decode import DecodedImage, decode_upright_image
+from backend.vision.images.display import make_displayable, needs_conversion
 
 SUFFIX_BY_FORMAT = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".png", "BMP": ".bmp"}
-"""By Pillow's name of the format. A GIF is written as PNG, because ultralytics reads no GIF."""
+"""By Pillow's name of the format. A GIF is written as PNG, because ultralytics reads no GIF; other
+formats are converted to JPEG."""
 MIN_SIDE_PIXELS = 64
 """A JPEG is reduced to this size to check that it can be read, which is fast."""
 JPEG_QUALITY = 95
@@ -57,7 +59,7 @@ class ExportImages:
         self._connection = session.connection
         self._max_pixels = session.settings.max_image_pixels
         self._folder = folder
-        self._turning = threading.Lock()
+        self._encoding = threading.Lock()  # one at a time: 100 megapixels take 300 MB
 
     def fetch(
         self,
@@ -118,19 +120,33 @@ class ExportImages:
     def _make_file(
         self, image: LabeledImage, content: bytes, decoded: DecodedImage
     ) -> tuple[LabeledImage, bytes]:
-        """Return the image with the suffix of its file, and the content of the file.
-
-        The original bytes, unless training tools would read other pixels than annotators saw: many
-        ignore the EXIF orientation.
-        """
-        is_gif = decoded.file_format == "GIF"
-        if decoded.is_turned or is_gif:
-            with self._turning:  # one at a time: 100 megapixels take 300 MB
-                content = _encode_upright(content, self._max_pixels)
+        """Return the image with the suffix of its file, and the content of the file."""
         stem, suffix = split_suffix(image.file_name)
-        if is_gif or not suffix:
-            suffix = SUFFIX_BY_FORMAT[decoded.file_format]
+        with self._encoding:
+            content, suffix = training_file(content, decoded, suffix, self._max_pixels)
         return replace(image, file_name=stem + suffix), content
+
+
+def training_file(
+    content: bytes, decoded: DecodedImage, suffix: str, max_pixels: int
+) -> tuple[bytes, str]:
+    """Return the file that training tools read of an image, with its suffix.
+
+    It has the original bytes, unless the tools would read other pixels than annotators saw (many
+    ignore the EXIF orientation) or none at all, as of GIF and HEIC.
+
+    Args:
+        content: original file.
+        decoded: the file, decoded at any size.
+        suffix: suffix of its name; may be empty.
+        max_pixels: maximum number of pixels.
+    """
+    if needs_conversion(content):
+        return make_displayable(content, max_pixels)
+    is_gif = decoded.file_format == "GIF"
+    if decoded.is_turned or is_gif:
+        content = _encode_upright(content, max_pixels)
+    return content, SUFFIX_BY_FORMAT[decoded.file_format] if is_gif or not suffix else suffix
 
 
 def _encode_upright(content: bytes, max_pixels: int) -> bytes:
