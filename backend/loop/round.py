@@ -78,12 +78,12 @@ class Round:
             PrelabelError: the round failed; the live version stays.
         """
         self._report("observing", 0.0, "")
-        repair_files(self._session)
         self._connection = self._session.connection
         fingerprint = fetch_fingerprint(self._connection)
         request = self.memory.adjust_request(request, fingerprint) if self.memory else request
         if self.memory and self._can_skip(self.memory, fingerprint, request):
             return self._reuse_outcome(self.memory, fingerprint)
+        repair_files(self._session)
         self._update_tabs()
         observation = observe(self._connection, self._session.folder, fingerprint)
         self._session.resources.projects.set_title(self._session.id, fingerprint.title)
