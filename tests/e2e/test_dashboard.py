@@ -262,6 +262,8 @@ class LabelingScreen:
 
     def __init__(self, page: Page, lab: LabelStudioUser, project: int, task: int) -> None:
         self._page, self._lab, self._task = page, lab, task
+        # At 1280 pixels, Label Studio's side panel covers a part of its own submit button.
+        page.set_viewport_size({"width": 1440, "height": 900})
         page.goto(f"{lab.url}/projects/{project}/data?task={task}")
         expect(page.get_by_test_id("bottombar-submit-button")).to_be_visible()
         self.turn_on("Auto-Annotation", "auto-annotation")
