@@ -100,9 +100,9 @@ class Settings(BaseSettings):
     encoder: Text = Field(
         default="auto",
         validation_alias="PRELABEL_ENCODER",
-        description="`auto`: CLIP if its weights can be downloaded (600 MB, once), else an "
-        "encoder that is installed locally. Or an open_clip `model/weights` such as "
-        "`ViT-B-32-256/datacomp_s34b_b86k` (the weights may be a file), an ultralytics "
+        description="`auto`: CLIP if its weights can be downloaded (600 MB, once), else "
+        "`efficientnet-lite0`, which is installed with Prelabel. Or an open_clip `model/weights` "
+        "such as `ViT-B-32-256/datacomp_s34b_b86k` (the weights may be a file), an ultralytics "
         "`…-cls.pt`, or `builtin`.",
     )
     detector: Text = Field(

