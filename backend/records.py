@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from typing import Any, Self
 
 from backend.domain import Control
@@ -311,6 +312,39 @@ class HeldVersion:
 
 
 @dataclass(frozen=True)
+class SettingsReset:
+    """A choice in Label Studio's project settings that Prelabel set back.
+
+    Attributes:
+        at: when, ISO 8601 in UTC.
+        sampling: the task sampling that was chosen; empty if it was not changed.
+        model_version: the model version that was chosen; empty if it was not changed.
+    """
+
+    at: str = ""
+    sampling: str = ""
+    model_version: str = ""
+
+    def is_after(self, time: datetime) -> bool:
+        """Return whether it was set back after a time."""
+        try:
+            return datetime.fromisoformat(self.at) > time
+        except (ValueError, TypeError):  # of a damaged file
+            return False
+
+    @property
+    def sentence(self) -> str:
+        """What was set back, and how to keep the own choice."""
+        version = f"the model version {self.model_version}" if self.model_version else ""
+        choices = " and ".join(filter(None, (self.sampling, version)))
+        return (
+            f"Label Studio's project settings were changed to {choices}. Prelabel set them back, so"
+            " that the queue follows the model. To keep your choice, first add "
+            'model_keep_settings="true" to the View tag of the labeling config.'
+        )
+
+
+@dataclass(frozen=True)
 class ControlStatus(ControlCard):
     """A control of the labeling config, with its section of the live version's card.
 
@@ -363,6 +397,7 @@ class ProjectFigures:
         accepted: number of auto-accepted tasks.
         versions: all version names, newest first.
         unanswered: tasks that were submitted without a label of a single-choice control.
+        settings_reset: a person's choice of project settings that was set back; None otherwise.
     """
 
     title: str = ""
@@ -379,6 +414,7 @@ class ProjectFigures:
     accepted: int = 0
     versions: tuple[str, ...] = ()
     unanswered: tuple[int, ...] = json_field((), optional=True)
+    settings_reset: SettingsReset | None = json_field(None, optional=True)
 
 
 @dataclass(frozen=True)

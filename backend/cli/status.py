@@ -71,6 +71,8 @@ class ProjectReport:
         notes = list(self.problems)
         if status.held:
             notes.append(f"{status.held.version} is not live. {status.held.reason}")
+        if status.settings_reset:
+            notes.append(status.settings_reset.sentence)
         if status.version and not status.audit.is_conclusive:
             notes.append(f"Audit set: {format_audit_progress(status.audit)}.")
         if status.estimate and status.estimate.is_conclusive:

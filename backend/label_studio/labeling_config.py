@@ -33,10 +33,12 @@ class LabelingConfig:
     Attributes:
         controls: served controls, in the order of the config.
         unserved: name of another control → reason why it is not served.
+        keeps_settings: Prelabel must not change the project's model version and task sampling.
     """
 
     controls: tuple[Control, ...]
     unserved: Mapping[str, str]
+    keeps_settings: bool = False
 
 
 def read_config(xml: str) -> LabelingConfig:
@@ -58,7 +60,8 @@ def read_config(xml: str) -> LabelingConfig:
             left_out[tag.get("name") or tag.tag] = f"{tag.tag}: {reason}"
         else:
             controls.append(_parse_control(tag, images[tag.get("toName", "")]))
-    return LabelingConfig(tuple(controls), left_out)
+    keeps_settings = _is_enabled(root, "model_keep_settings")
+    return LabelingConfig(tuple(controls), left_out, keeps_settings)
 
 
 def _parse_xml(xml: str) -> Element:

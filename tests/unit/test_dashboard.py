@@ -28,6 +28,7 @@ from backend.records import (
     Outlook,
     ProjectStatus,
     RoundStatus,
+    SettingsReset,
 )
 from backend.scheduler.service import Service
 from backend.server.app import create_app
@@ -91,6 +92,14 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     assert f'href="{SERVER}/projects/1/data?task=40"' in html
     assert 'src="../projects/1/pictures/capture-req-0.jpg"' in html
     assert html.count("<tr") == html.count("</tr>")
+
+
+def test_a_choice_that_was_set_back_is_said(tmp_path: Path) -> None:
+    reset = SettingsReset("2026-11-01T10:00:00+00:00", "Sequential sampling")
+    told = text(page(tmp_path, make_project_status(settings_reset=reset)))
+    assert "were changed to Sequential sampling. Prelabel set them back" in told
+    hostile = page(tmp_path, make_project_status(settings_reset=SettingsReset("", "", HOSTILE)))
+    assert "<script>alert" not in hostile
 
 
 def test_the_button_leads_to_the_tab_in_the_order_of_the_queue(tmp_path: Path) -> None:
