@@ -433,6 +433,22 @@ class RoundOutcome(ProjectFigures):
     cleanup: bool = json_field(False, optional=True)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def untrained_reason(self) -> str:
+        """Why a requested training used no new label; empty if it did."""
+        if not self.labels and self.unanswered:
+            count = len(self.unanswered)
+            images = "1 image was" if count == 1 else f"{count} images were"
+            return f"There is no label to train on: {images} submitted without a choice."
+        if not self.labels:
+            return "Nothing is labeled yet: label a few images first."
+        if self.trained:
+            return ""
+        if self.held and not self.held.version:
+            return self.held.reason
+        newest = self.held.version if self.held else (self.versions or (self.version,))[0]
+        return f"No new labels: {newest} is trained on all of them."
+
 
 # -- a project ------------------------------------------------------------------------------
 

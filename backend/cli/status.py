@@ -240,7 +240,7 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
 
 
 def _format_round(status: RoundStatus | None) -> Iterator[str]:
-    """Describe a round that is in progress or failed."""
+    """Describe a round that is in progress, failed, or left out a requested training."""
     from backend.dashboard.wording import ROUND_STATE_TEXTS
 
     if status and status.error:
@@ -249,6 +249,8 @@ def _format_round(status: RoundStatus | None) -> Iterator[str]:
         state = ROUND_STATE_TEXTS.get(status.state, status.state)
         detail = f"  {status.detail}" if status.detail else ""
         yield f"    now: {state} {status.progress:.0%}{detail}"
+    elif status and status.detail:
+        yield f"    {status.detail}"
 
 
 def _format_control(name: str, control: ControlCard) -> Iterator[str]:

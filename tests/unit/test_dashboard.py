@@ -28,7 +28,6 @@ from backend.records import (
     Outlook,
     ProjectStatus,
     RoundStatus,
-    SettingsReset,
 )
 from backend.scheduler.service import Service
 from backend.server.app import create_app
@@ -95,10 +94,10 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
 
 
 def test_a_choice_that_was_set_back_is_said(tmp_path: Path) -> None:
-    reset = SettingsReset("2026-11-01T10:00:00+00:00", "Sequential sampling")
+    reset = {"at": "2026-11-01T10:00:00+00:00", "sampling": "Sequential sampling"}
     told = text(page(tmp_path, make_project_status(settings_reset=reset)))
     assert "were changed to Sequential sampling. Prelabel set them back" in told
-    hostile = page(tmp_path, make_project_status(settings_reset=SettingsReset("", "", HOSTILE)))
+    hostile = page(tmp_path, make_project_status(settings_reset={"model_version": HOSTILE}))
     assert "<script>alert" not in hostile
 
 

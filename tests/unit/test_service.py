@@ -289,6 +289,25 @@ def test_start_training_is_kept_while_another_process_runs_a_round(
     assert [ask["forced"] for ask in asks] == [False, True, True]
 
 
+def test_start_training_without_a_label_says_why_until_there_is_one(tmp_path: Path) -> None:
+    async def rest(service: Service) -> str | None:
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+        return round_of(service, "1").detail
+
+    async def work(service: Service) -> None:
+        assert await rest(service) is None, "nobody asked"
+        service.wake({"id": 1}, forced=True)
+        assert await rest(service) == "Nothing is labeled yet: label a few images first."
+        service.wake({"id": 1})
+        assert await rest(service) is not None, "polling does not take it away"
+        (tmp_path / "waiting").touch()
+        service.wake({"id": 1}, labels=1)
+        assert await rest(service) is None
+
+    with_service(tmp_path, [1], work)
+
+
 def test_waiting_labels_do_not_start_rounds_continuously(tmp_path: Path) -> None:
     """This month's money is spent, say: looking again at once would change nothing."""
     (tmp_path / "waiting").touch()
