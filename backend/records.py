@@ -486,8 +486,35 @@ class CaptureCounts:
 
 
 @dataclass(frozen=True)
+class PredictionProgress:
+    """Progress of the predictions that Label Studio requested for several tasks.
+
+    Attributes:
+        answered: number of tasks that are predicted.
+        requested: number of tasks in the requests.
+    """
+
+    answered: int = 0
+    requested: int = 0
+
+    @property
+    def share(self) -> float:
+        """The predicted share, 0 to 1."""
+        return self.answered / self.requested if self.requested else 1.0
+
+    @property
+    def count_text(self) -> str:
+        """The progress as text."""
+        return f"{self.answered:,} of {self.requested:,} tasks"
+
+
+@dataclass(frozen=True)
 class ProjectStatus(ProjectFigures):
-    """A project in the response of ``/api/projects``; a numeric ``id`` is an integer."""
+    """A project in the response of ``/api/projects``; a numeric ``id`` is an integer.
+
+    Attributes:
+        predicting: *Retrieve Predictions* in progress; None otherwise.
+    """
 
     id: int | str = ""
     server: str = ""
@@ -495,3 +522,4 @@ class ProjectStatus(ProjectFigures):
     version: str | None = None
     round: RoundStatus = RoundStatus()
     captured: CaptureCounts = CaptureCounts()
+    predicting: PredictionProgress | None = json_field(None, optional=True)
