@@ -1,8 +1,4 @@
-"""Whatever happens to the files of a home folder, no page, command or round fails for it.
-
-``DAMAGED_HOMES=300 pytest tests/unit/test_damaged_files.py -k together`` tries more
-combinations.
-"""
+"""Whatever happens to the files of a home folder, no page, command or round fails for it."""
 
 from __future__ import annotations
 
