@@ -63,6 +63,21 @@ class Label:
 
 
 @dataclass(frozen=True)
+class VisibilityCondition:
+    """A condition on the answer to a control of choices, from ``visibleWhen``.
+
+    Attributes:
+        control: name of the choices control; empty for any other one.
+        labels: labels of which one must be chosen; empty if every label will do.
+        negated: the condition holds while none is chosen.
+    """
+
+    control: str = ""
+    labels: tuple[str, ...] = ()
+    negated: bool = False
+
+
+@dataclass(frozen=True)
 class Control:
     """A control tag of the labeling config that Prelabel serves.
 
@@ -78,6 +93,7 @@ class Control:
         accept_error: maximum error rate of auto-accepted predictions; 0 turns auto-accept off;
             None uses the setting.
         smart: it is a smart tool, which requests predictions while a person draws.
+        conditions: Label Studio shows the control only while all of them hold.
     """
 
     name: str
@@ -90,6 +106,7 @@ class Control:
     precision: float | None = None
     accept_error: float | None = None
     smart: bool = False
+    conditions: tuple[VisibilityCondition, ...] = ()
 
     @property
     def is_choices(self) -> bool:

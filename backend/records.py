@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from typing import Any, Self
 
 from backend.domain import Control
@@ -311,6 +312,39 @@ class HeldVersion:
 
 
 @dataclass(frozen=True)
+class SettingsReset:
+    """A choice in Label Studio's project settings that Prelabel set back.
+
+    Attributes:
+        at: when, ISO 8601 in UTC.
+        sampling: the task sampling that was chosen; empty if it was not changed.
+        model_version: the model version that was chosen; empty if it was not changed.
+    """
+
+    at: str = ""
+    sampling: str = ""
+    model_version: str = ""
+
+    def is_after(self, time: datetime) -> bool:
+        """Return whether it was set back after a time."""
+        try:
+            return datetime.fromisoformat(self.at) > time
+        except (ValueError, TypeError):  # of a damaged file
+            return False
+
+    @property
+    def sentence(self) -> str:
+        """What was set back, and how to keep the own choice."""
+        version = f"the model version {self.model_version}" if self.model_version else ""
+        choices = " and ".join(filter(None, (self.sampling, version)))
+        return (
+            f"Label Studio's project settings were changed to {choices}. Prelabel set them back, so"
+            " that the queue follows the model. To keep your choice, first add "
+            'model_keep_settings="true" to the View tag of the labeling config.'
+        )
+
+
+@dataclass(frozen=True)
 class ControlStatus(ControlCard):
     """A control of the labeling config, with its section of the live version's card.
 
@@ -363,6 +397,7 @@ class ProjectFigures:
         accepted: number of auto-accepted tasks.
         versions: all version names, newest first.
         unanswered: tasks that were submitted without a label of a single-choice control.
+        settings_reset: a person's choice of project settings that was set back; None otherwise.
     """
 
     title: str = ""
@@ -379,6 +414,7 @@ class ProjectFigures:
     accepted: int = 0
     versions: tuple[str, ...] = ()
     unanswered: tuple[int, ...] = json_field((), optional=True)
+    settings_reset: SettingsReset | None = json_field(None, optional=True)
 
 
 @dataclass(frozen=True)
@@ -396,6 +432,22 @@ class RoundOutcome(ProjectFigures):
     trained: str = ""
     cleanup: bool = json_field(False, optional=True)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def untrained_reason(self) -> str:
+        """Why a requested training used no new label; empty if it did."""
+        if not self.labels and self.unanswered:
+            count = len(self.unanswered)
+            images = "1 image was" if count == 1 else f"{count} images were"
+            return f"There is no label to train on: {images} submitted without a choice."
+        if not self.labels:
+            return "Nothing is labeled yet: label a few images first."
+        if self.trained:
+            return ""
+        if self.held and not self.held.version:
+            return self.held.reason
+        newest = self.held.version if self.held else (self.versions or (self.version,))[0]
+        return f"No new labels: {newest} is trained on all of them."
 
 
 # -- a project ------------------------------------------------------------------------------
@@ -434,8 +486,35 @@ class CaptureCounts:
 
 
 @dataclass(frozen=True)
+class PredictionProgress:
+    """Progress of the predictions that Label Studio requested for several tasks.
+
+    Attributes:
+        answered: number of tasks that are predicted.
+        requested: number of tasks in the requests.
+    """
+
+    answered: int = 0
+    requested: int = 0
+
+    @property
+    def share(self) -> float:
+        """The predicted share, 0 to 1."""
+        return self.answered / self.requested if self.requested else 1.0
+
+    @property
+    def count_text(self) -> str:
+        """The progress as text."""
+        return f"{self.answered:,} of {self.requested:,} tasks"
+
+
+@dataclass(frozen=True)
 class ProjectStatus(ProjectFigures):
-    """A project in the response of ``/api/projects``; a numeric ``id`` is an integer."""
+    """A project in the response of ``/api/projects``; a numeric ``id`` is an integer.
+
+    Attributes:
+        predicting: *Retrieve Predictions* in progress; None otherwise.
+    """
 
     id: int | str = ""
     server: str = ""
@@ -443,3 +522,4 @@ class ProjectStatus(ProjectFigures):
     version: str | None = None
     round: RoundStatus = RoundStatus()
     captured: CaptureCounts = CaptureCounts()
+    predicting: PredictionProgress | None = json_field(None, optional=True)

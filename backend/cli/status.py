@@ -21,7 +21,7 @@ from backend.estimate import (
     format_percent,
 )
 from backend.json_records import JsonObject, from_json, to_json
-from backend.records import ControlCard, ProjectStatus, RoundStatus
+from backend.records import ControlCard, PredictionProgress, ProjectStatus, RoundStatus
 from backend.store.acceptance import AcceptanceStore
 from backend.store.problems import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
@@ -38,12 +38,25 @@ LABEL_COLUMN_WIDTH = 24
 
 
 @dataclass(frozen=True)
+class ProjectActivity:
+    """What the backend is doing for a project.
+
+    Attributes:
+        round: state of the current round.
+        predicting: *Retrieve Predictions* in progress; None otherwise.
+    """
+
+    round: RoundStatus
+    predicting: PredictionProgress | None = None
+
+
+@dataclass(frozen=True)
 class ProjectReport:
     """The status of a project, read from the home folder and from the backend.
 
     Attributes:
         status: status with the current figures of the live version.
-        round: state of the current round; None if no backend is running.
+        activity: what the backend is doing; None if none is running.
         card: card of the live version; None before the first version.
         captures: reason → number of captured images.
         imported: number of captured images that are tasks now.
@@ -52,7 +65,7 @@ class ProjectReport:
     """
 
     status: ProjectStatus
-    round: RoundStatus | None
+    activity: ProjectActivity | None
     card: VersionCard | None
     captures: Counter[str]
     imported: int
@@ -71,6 +84,8 @@ class ProjectReport:
         notes = list(self.problems)
         if status.held:
             notes.append(f"{status.held.version} is not live. {status.held.reason}")
+        if status.settings_reset:
+            notes.append(status.settings_reset.sentence)
         if status.version and not status.audit.is_conclusive:
             notes.append(f"Audit set: {format_audit_progress(status.audit)}.")
         if status.estimate and status.estimate.is_conclusive:
@@ -109,7 +124,7 @@ class ProjectReport:
             "unanswered": list(self.status.unanswered),
             "suspects": self.suspects,
             "problems": self.problems,
-            "round": to_json(self.round) if self.round else None,
+            **(to_json(self.activity) if self.activity else {"round": None, "predicting": None}),
         }
 
     @property
@@ -133,8 +148,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     records = projects.all()
     if options.project:
         records = [known.find_project(settings, options.project)]
-    rounds = _current_rounds(settings, options.backend)
-    reports = [_read_report(settings, projects, record, rounds) for record in records]
+    activities = _current_activities(settings, options.backend)
+    reports = [
+        _read_report(settings, projects, record, activities.get(record.id)) for record in records
+    ]
     for report in reports:
         for line in _format_report(report):
             print_line(line, options)
@@ -149,7 +166,7 @@ def _read_report(
     settings: Settings,
     projects: ProjectStore,
     record: ProjectRecord,
-    rounds: dict[str, RoundStatus],
+    activity: ProjectActivity | None,
 ) -> ProjectReport:
     """Read a project's status from the home folder."""
     folder = projects.folder(record.id)
@@ -164,7 +181,7 @@ def _read_report(
     all_captures = list(captures.all())
     return ProjectReport(
         status=replace(status, server=status.server or settings.label_studio_url),
-        round=rounds.get(record.id),
+        activity=activity,
         card=card,
         captures=Counter(capture.why for capture in all_captures),
         imported=sum(bool(captures.task_status(capture)[0]) for capture in all_captures),
@@ -173,13 +190,13 @@ def _read_report(
     )
 
 
-def _current_rounds(settings: Settings, backend: str) -> dict[str, RoundStatus]:
-    """Return project id → state of its round; {} if no backend of this home folder is running."""
+def _current_activities(settings: Settings, backend: str) -> dict[str, ProjectActivity]:
+    """Return project id → its activity; {} if no backend of this home folder is running."""
     from backend.onboarding.backend_connection import validate_backend_url
     from backend.onboarding.first_round import fetch_states
 
     return {
-        str(row["id"]): from_json(RoundStatus, row["round"])
+        str(row["id"]): from_json(ProjectActivity, row)
         for row in fetch_states(settings, validate_backend_url(backend, settings))
     }
 
@@ -213,7 +230,8 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
         yield f"    live: {status.version}, on the audit set {report.figure}"
     else:
         yield "    live: none yet; `prelabel serve` creates the first version"
-    yield from _format_round(report.round)
+    if report.activity:
+        yield from _format_activity(report.activity)
     for note in report.notes:
         yield f"    {note}"
     for name, control in report.controls.items():
@@ -237,16 +255,21 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
         yield f"    choose a label in Label Studio and press Update: task {tasks}{more}"
 
 
-def _format_round(status: RoundStatus | None) -> Iterator[str]:
-    """Describe a round that is in progress or failed."""
-    from backend.dashboard.wording import ROUND_STATE_TEXTS
+def _format_activity(activity: ProjectActivity) -> Iterator[str]:
+    """Describe a round that is in progress, failed, or trained nothing, and predictions."""
+    from backend.dashboard.wording import PREDICTING_TEXT, ROUND_STATE_TEXTS
 
-    if status and status.error:
+    status = activity.round
+    if status.error:
         yield f"    the last round failed: {status.error}"
-    elif status and status.state != "idle":
+    elif status.state != "idle":
         state = ROUND_STATE_TEXTS.get(status.state, status.state)
         detail = f"  {status.detail}" if status.detail else ""
         yield f"    now: {state} {status.progress:.0%}{detail}"
+    elif status.detail:
+        yield f"    {status.detail}"
+    if activity.predicting:
+        yield f"    now: {PREDICTING_TEXT}: {activity.predicting.count_text}"
 
 
 def _format_control(name: str, control: ControlCard) -> Iterator[str]:

@@ -42,17 +42,13 @@ def _describe_outcome(outcome: RoundOutcome) -> str:
     """Describe the outcome of the round."""
     from backend.dashboard.wording import explain_held_version
 
-    if outcome.held:
-        explanation, version = explain_held_version(outcome.held), outcome.held.version
-        if version and not outcome.trained:
-            return f"No new labels: {version} is trained on all of them. {explanation}"
-        return explanation
-    if not outcome.labels:
-        return "Nothing is labeled yet: label a few images first."
-    if outcome.trained:
-        labels = "one label" if outcome.labels == 1 else f"{outcome.labels} labels"
-        return f"Version {outcome.trained} is live; it was trained on {labels}."
-    return f"No new labels: {outcome.version} is trained on all of them."
+    reason, held = outcome.untrained_reason, outcome.held
+    if held and held.version:
+        return f"{reason} {explain_held_version(held)}".lstrip()
+    if reason:
+        return reason
+    labels = "one label" if outcome.labels == 1 else f"{outcome.labels} labels"
+    return f"Version {outcome.trained} is live; it was trained on {labels}."
 
 
 COMMAND = Command(

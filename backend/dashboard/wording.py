@@ -11,7 +11,7 @@ from backend.estimate import (
     format_percent,
 )
 from backend.learning.first_labels import describe_first_labels
-from backend.records import HeldVersion, RoundStatus
+from backend.records import HeldVersion, ProjectStatus
 from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
@@ -129,11 +129,24 @@ def explain_unanswered(count: int) -> str:
     )
 
 
-def round_text(round_status: RoundStatus) -> str:
-    """Return what a round does, in a few words; what it waits for when another one runs."""
+PREDICTING_TEXT = "Computing predictions for Label Studio"
+
+
+def activity_text(status: ProjectStatus) -> str:
+    """Return what happens in a project, in a few words; what its round waits for."""
+    round_status = status.round
+    if status.predicting and not round_status.is_running:
+        return PREDICTING_TEXT
     if round_status.waiting and round_status.detail:
         return round_status.detail
     return ROUND_STATE_TEXTS.get(round_status.state, round_status.state)
+
+
+def activity_progress(status: ProjectStatus) -> float | None:
+    """Return the progress of what happens in a project, 0 to 1; None if nothing does."""
+    if status.round.is_running:
+        return status.round.progress
+    return status.predicting.share if status.predicting else None
 
 
 def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:

@@ -142,6 +142,14 @@ class CheckedProject(LabelStudioSetup):
         except ConfigError:
             return ()
 
+    @property
+    def keeps_settings(self) -> bool:
+        """Whether the labeling config keeps Prelabel from changing the project's settings."""
+        try:
+            return self.labeling_config().keeps_settings
+        except ConfigError:
+            return False
+
     def labeling_config(self) -> LabelingConfig:
         """Parse the labeling config.
 

@@ -180,6 +180,12 @@ def _suggest_fix(sample: ImageSample, error: ImageError) -> str:
         return f"to allow images from {host}, set PRELABEL_ALLOWED_HOSTS={host}"
     if error.reason == SERVER_BUSY_REASON:
         return "nothing to do if this passes: the image is fetched again in some minutes"
-    if error.reason in ("not an image", "damaged image", "empty file", "too many pixels"):
+    if error.reason in (
+        "not an image",
+        "SVG drawing",
+        "damaged image",
+        "empty file",
+        "too many pixels",
+    ):
         return f"replace the image, or delete task {sample.task}"
     return STORAGE_FIXES[sample.storage]

@@ -36,6 +36,7 @@ EDIT_FIX = PROJECT_SETTINGS + " Model → ⋮ → Edit, set the URL to {url}"
 PRINTED_URL = "the address that `prelabel serve` prints"
 WEBHOOK_SETTINGS = f"{PROJECT_SETTINGS} Webhooks"
 FILES_FIX = "restore the file from a backup; without one it is enough to keep Prelabel running"
+KEPT_MESSAGE = 'Prelabel leaves it because of model_keep_settings="true"'
 CONFIG_FIX = (
     f"{PROJECT_SETTINGS} Labeling Interface, add Choices, RectangleLabels or KeyPointLabels for an "
     "Image; copy one from label_config/"
@@ -178,6 +179,8 @@ def check_model_version(project: CheckedProject) -> CheckResult:
     fix = f"run `prelabel train {project.number}`"
     if not project.live_version:
         return failed(check, "there is no version yet", fix)
+    if queue_version != project.live_version and project.keeps_settings:
+        return unchecked(check, f"{queue_version or 'none'}; {KEPT_MESSAGE}")
     if queue_version != project.live_version:
         task_count = int(project.details.get("task_number") or 0)
         if task_count == int(project.details.get("num_tasks_with_annotations") or 0):
@@ -207,6 +210,8 @@ def check_sampling(project: CheckedProject) -> CheckResult:
     check, sampling = "sampling", project.details.get("sampling") or ""
     if sampling == UNCERTAINTY_SAMPLING:
         return passed(check, sampling)
+    if project.keeps_settings:
+        return unchecked(check, f"{sampling}; {KEPT_MESSAGE}")
     fix = (
         f"{PROJECT_SETTINGS} General → Task Sampling: {UNCERTAINTY_SAMPLING}; "
         f"`prelabel train {project.number}` sets it, too"

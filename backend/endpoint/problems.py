@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 MEDIA_TYPE = "application/problem+json"
-STATUS_BY_REASON = {"not an image": 415, "too many pixels": 413, "image file is too large": 413}
+STATUS_BY_REASON = {
+    "not an image": 415,
+    "SVG drawing": 415,
+    "too many pixels": 413,
+    "image file is too large": 413,
+}
 """HTTP status by ``ImageError.reason``; 422 for other reasons."""
 
 

@@ -71,16 +71,15 @@ def choose_labels(ranked: Mapping[str, float], min_probability: float | None) ->
     return {label: value for label, value in ranked.items() if value >= min_probability}
 
 
-def predict_choice(
-    control: Control, labels: tuple[str, ...], probabilities: Floats, size: ImageSize
-) -> ChoicePrediction:
-    """Return the prediction for a control of choices.
+def predict_labels(
+    control: Control, labels: tuple[str, ...], probabilities: Floats
+) -> dict[str, float]:
+    """Return the predicted labels of a control of choices with their confidence, highest first.
 
     Args:
         control: control in the current config; removed labels are never predicted.
         labels: K label names.
         probabilities: (K,) float32, probability of each label, 0 to 1.
-        size: size of the image.
 
     Returns:
         the best label for one-of-many; all labels with at least ``MULTIPLE_LABEL_THRESHOLD`` for
@@ -96,7 +95,14 @@ def predict_choice(
         key=lambda pair: -pair[1],
     )
     minimum = MULTIPLE_LABEL_THRESHOLD if control.multiple else None
-    return ChoicePrediction(control.name, choose_labels(dict(ranked), minimum), size)
+    return choose_labels(dict(ranked), minimum)
+
+
+def predict_choice(
+    control: Control, labels: tuple[str, ...], probabilities: Floats, size: ImageSize
+) -> ChoicePrediction:
+    """Return the prediction for a control of choices; see :func:`predict_labels`."""
+    return ChoicePrediction(control.name, predict_labels(control, labels, probabilities), size)
 
 
 def apply_thresholds(choice: ChoicePrediction, thresholds: Mapping[str, float]) -> ChoicePrediction:

@@ -26,7 +26,8 @@ from backend.inference.detections import (
 )
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.images import ImageBatch, ProjectImages, image_sources
-from backend.inference.model import Model, apply_thresholds, predict_choice
+from backend.inference.model import Model, apply_thresholds, predict_choice, predict_labels
+from backend.inference.visibility import visible_controls, without_hidden
 from backend.learning.selection import detection_uncertainty, label_rarity, uncertainty
 
 if TYPE_CHECKING:
@@ -66,12 +67,33 @@ class InferenceResult:
         """Return the uncertainty of each classified task, 0 to 1, for its least certain control."""
         uncertainties: dict[int, float] = {}
         for control in self.controls:
-            rows = self.probabilities.get(control.name, {})
+            rows = self._visible_rows(control)
             if rows and (control.multiple or len(self.model.labels(control.name)) > 1):
                 values = uncertainty(np.stack(list(rows.values())), control.multiple)
                 for task, value in zip(rows, values, strict=True):
                     uncertainties[task] = max(uncertainties.get(task, 0.0), float(value))
         return uncertainties
+
+    def _visible_rows(self, control: Control) -> dict[int, Floats]:
+        """Return task → probabilities where the control is shown with the predicted answers."""
+        rows = self.probabilities.get(control.name, {})
+        if not control.conditions:
+            return rows
+        return {task: row for task, row in rows.items() if self._is_visible(control, task)}
+
+    def _is_visible(self, control: Control, task: int) -> bool:
+        answers: dict[str, list[str]] = {}
+        for other in self.controls:
+            row = self.probabilities.get(other.name, {}).get(task)
+            if row is not None:
+                thresholds = self.model.thresholds.get(other.name, {})
+                labels = predict_labels(other, self.model.labels(other.name), row)
+                answers[other.name] = [
+                    name
+                    for name, value in labels.items()
+                    if value >= max(other.threshold, thresholds.get(name, 0.0))
+                ]
+        return control.name in visible_controls(self.controls, answers)
 
     def label_rarities(self) -> dict[int, float]:
         """Return how rare the labels of each classified task are, 0 to 1: the rarest control's."""
@@ -123,34 +145,33 @@ class InferenceResult:
     ) -> list[Prediction]:
         """Return one prediction per task in the same order; it may be empty.
 
+        Controls that Label Studio would hide, because of the predicted choices, are left out.
+
         Args:
             tasks: tasks of this result.
             scores: task → score that Label Studio sorts by; 1 by default.
             unfiltered: whether to keep labels and regions below the thresholds per label.
         """
+        return [self._prediction(task, scores.get(task.id, 1.0), unfiltered) for task in tasks]
+
+    def _prediction(self, task: Task, score: float, unfiltered: bool) -> Prediction:
         regions = self.unfiltered if unfiltered else self.regions
         thresholds = {} if unfiltered else self.model.thresholds
-        return [
-            Prediction(
-                task.id,
-                tuple(
-                    apply_thresholds(
-                        predict_choice(
-                            control,
-                            self.model.labels(control.name),
-                            row,
-                            self.embeddings.sizes[task.images[control.image_key]],
-                        ),
-                        thresholds.get(control.name, {}),
-                    )
-                    for control in self.controls
-                    if (row := self.probabilities.get(control.name, {}).get(task.id)) is not None
+        choices = tuple(
+            apply_thresholds(
+                predict_choice(
+                    control,
+                    self.model.labels(control.name),
+                    row,
+                    self.embeddings.sizes[task.images[control.image_key]],
                 ),
-                scores.get(task.id, 1.0),
-                regions.get(task.id, ()),
+                thresholds.get(control.name, {}),
             )
-            for task in tasks
-        ]
+            for control in self.controls
+            if (row := self.probabilities.get(control.name, {}).get(task.id)) is not None
+        )
+        prediction = Prediction(task.id, choices, score, regions.get(task.id, ()))
+        return without_hidden(prediction, self.controls, unfiltered=unfiltered)
 
 
 def infer_tasks(

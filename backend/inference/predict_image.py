@@ -15,6 +15,7 @@ from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.images import ImageBatch
 from backend.inference.model import MULTIPLE_LABEL_THRESHOLD, Model, choose_labels
 from backend.inference.predict import InferenceResult, infer
+from backend.inference.visibility import without_hidden
 from backend.vision.images.decode import DecodedImage
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def predict_images(
 def to_task_prediction(
     prediction: ImagePrediction, controls: Sequence[Control], task_id: int = 0
 ) -> Prediction:
-    """Convert the prediction of an image to a prediction of a task."""
+    """Convert the prediction of an image to a prediction of a task, without hidden controls."""
     names = {control.name for control in controls}
     choices = tuple(
         ChoicePrediction(
@@ -147,7 +148,8 @@ def to_task_prediction(
         filter_regions(name, ScoredRegions(*scored), prediction.thresholds[name], prediction.size)
         for name, scored in prediction.regions.items()
     )
-    return Prediction(task_id, choices, round(1 - prediction.uncertainty, 6), regions)
+    score = round(1 - prediction.uncertainty, 6)
+    return without_hidden(Prediction(task_id, choices, score, regions), controls)
 
 
 def _thresholds(result: InferenceResult) -> dict[str, float]:

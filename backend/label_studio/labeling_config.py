@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree.ElementTree import Element, ParseError
 
 from backend.domain import Control, ControlKind, Label
 from backend.errors import ConfigError
+from backend.label_studio.visibility import (
+    TagTree,
+    is_shown_per_region,
+    never_shown_reason,
+    read_conditions,
+)
 
+PER_REGION_REASON = "applies to each region, not to the whole image"
 CHOICE_MODES = {"single": False, "single-radio": False, "multiple": True}
 SERVED_TAGS: Mapping[str, ControlKind] = {
     "Choices": "choices",
@@ -33,10 +40,12 @@ class LabelingConfig:
     Attributes:
         controls: served controls, in the order of the config.
         unserved: name of another control → reason why it is not served.
+        keeps_settings: Prelabel must not change the project's model version and task sampling.
     """
 
     controls: tuple[Control, ...]
     unserved: Mapping[str, str]
+    keeps_settings: bool = False
 
 
 def read_config(xml: str) -> LabelingConfig:
@@ -49,16 +58,30 @@ def read_config(xml: str) -> LabelingConfig:
         ConfigError: the text is not XML, or an attribute has an invalid value.
     """
     root = _parse_xml(xml)
+    tree = TagTree.of_root(root)
     images = {tag.get("name", ""): tag for tag in root.iter("Image")}
     controls: list[Control] = []
     left_out: dict[str, str] = {}
     for tag in _iter_labeling_tags(root):
-        reason = _unserved_reason(tag, images)
+        reason = _unserved_reason(tag, images, tree)
         if reason:
             left_out[tag.get("name") or tag.tag] = f"{tag.tag}: {reason}"
         else:
-            controls.append(_parse_control(tag, images[tag.get("toName", "")]))
-    return LabelingConfig(tuple(controls), left_out)
+            control = _parse_control(tag, images[tag.get("toName", "")])
+            controls.append(replace(control, conditions=read_conditions(tag, tree)))
+    controls = _without_never_shown(controls, left_out)
+    keeps_settings = _is_enabled(root, "model_keep_settings")
+    return LabelingConfig(tuple(controls), left_out, keeps_settings)
+
+
+def _without_never_shown(controls: list[Control], left_out: dict[str, str]) -> list[Control]:
+    """Return the controls that can be shown, and add the reasons of the others."""
+    reasons = {control.name: never_shown_reason(control, controls) for control in controls}
+    shown = [control for control in controls if not reasons[control.name]]
+    if len(shown) == len(controls):
+        return controls
+    left_out |= {name: f"it {reason}" for name, reason in reasons.items() if reason}
+    return _without_never_shown(shown, left_out)  # others may depend on those
 
 
 def _parse_xml(xml: str) -> Element:
@@ -77,7 +100,7 @@ def _iter_labeling_tags(root: Element) -> Iterator[Element]:
     return (tag for tag in root.iter() if tag.tag in LABELING_TAGS)
 
 
-def _unserved_reason(tag: Element, images: Mapping[str, Element]) -> str:
+def _unserved_reason(tag: Element, images: Mapping[str, Element], tree: TagTree) -> str:
     """Return why a tag is not served; empty if it is."""
     if tag.tag not in SERVED_TAGS:
         return f"not served, only {', '.join(SERVED_TAGS)} are"
@@ -85,6 +108,8 @@ def _unserved_reason(tag: Element, images: Mapping[str, Element]) -> str:
         return 'left out by model_skip="true"'
     if not tag.get("name"):
         return "has no name"
+    if tag.tag == "Choices" and is_shown_per_region(tag, tree):
+        return PER_REGION_REASON
     find_reason = _unserved_choices_reason if tag.tag == "Choices" else _unserved_region_reason
     return find_reason(tag) or _unserved_image_reason(tag.get("toName", ""), images)
 
@@ -98,8 +123,8 @@ def _unserved_region_reason(tag: Element) -> str:
 
 
 def _unserved_choices_reason(tag: Element) -> str:
-    if _is_enabled(tag, "perRegion") or tag.get("visibleWhen") == "region-selected":
-        return "applies to each region, not to the whole image"
+    if _is_enabled(tag, "perRegion"):
+        return PER_REGION_REASON
     if _is_enabled(tag, "perItem"):
         return "applies to each item, not to the whole image"
     if _is_enabled(tag, "allowNested") or any(choice.find("Choice") is not None for choice in tag):

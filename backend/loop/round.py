@@ -29,9 +29,9 @@ from backend.loop.observe import (
     label_table,
     observe,
 )
-from backend.loop.publish import push as pushing
 from backend.loop.publish.publish import Publisher, PublishResult
 from backend.loop.publish.queue_order import refresh_queue
+from backend.loop.publish.queue_settings import follow_version, recent_reset
 from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.loop.repair import repair_files
 from backend.loop.round_memory import RoundMemory, subtract_update_delay
@@ -195,8 +195,12 @@ class Round:
         previous = memory.outcome
         if memory.publish_result.has_predictions:
             is_trained = self._session.versions.card(previous.version).labels.train > 0
-            pushing.follow_version(
-                self._connection, previous.version, fingerprint, is_trained=is_trained
+            follow_version(
+                self._connection,
+                self._session.folder,
+                previous.version,
+                fingerprint,
+                is_trained=is_trained,
             )
         new_annotations = fingerprint.annotation_count - memory.fingerprint.annotation_count
         if fingerprint.last_change > memory.known_until or new_annotations > len(
@@ -211,6 +215,7 @@ class Round:
             cleanup=False,
             waiting=previous.waiting + max(new_labels, len(memory.annotated_tasks)),
             labels=previous.labels + new_labels,
+            settings_reset=recent_reset(self._session.folder),
         )
 
     def _record_new_labels(self, memory: RoundMemory, live_version: str) -> None:
@@ -285,6 +290,7 @@ class Round:
             left_out=dict(observation.left_out + unreadable),
             versions=tuple(self._versions.names()),
             unanswered=tuple(task.id for task in observation.tasks if task.unanswered),
+            settings_reset=recent_reset(self._session.folder),
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,

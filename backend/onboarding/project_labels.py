@@ -8,6 +8,7 @@ from backend.errors import ImageError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.image_fetcher import TaskImageFetcher, make_task_fetcher
 from backend.label_studio.label_results import IMPORTED_VERSION
+from backend.label_studio.labeling_config import read_config
 from backend.onboarding.box_frame import ImageFrame
 from backend.onboarding.label_import import (
     LabelImporter,
@@ -97,8 +98,14 @@ def import_project_labels(
 
 
 def show_suggestions(client: LabelStudioClient, number: int) -> None:
-    """Point a project at its imported suggestions, unless it shows the predictions of a model."""
+    """Point a project at its imported suggestions, unless it shows the predictions of a model.
+
+    A project whose labeling config has ``model_keep_settings`` is not changed.
+    """
+    project = client.get_project(number)
+    if read_config(project["label_config"]).keeps_settings:
+        return
     counts = client.prediction_counts(number)
-    shown = str(client.get_project(number).get("model_version") or "")
+    shown = str(project.get("model_version") or "")
     if counts.get(IMPORTED_VERSION) and not counts.get(shown):
         client.set_model_version(number, IMPORTED_VERSION)

@@ -8,15 +8,24 @@ tool can run between them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from backend.label_studio.ml_protocol import NO_VERSION, empty_response, parse_predict_request
+from backend.label_studio.ml_protocol import (
+    NO_VERSION,
+    empty_response,
+    parse_predict_request,
+    parse_project,
+)
+from backend.records import PredictionProgress
 from backend.scheduler.jobs import PredictJob
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.worker_pool import WorkerPool
+from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
 FIRST_VERSION_TIMEOUT_SECONDS = 60.0
@@ -25,6 +34,23 @@ REQUEST_TIMEOUT_SECONDS = 95.0
 """Time after which a request is dropped, since Label Studio disconnects after 100 seconds."""
 CHUNK_SIZE = 10
 """Tasks per chunk."""
+
+
+@dataclass(eq=False)
+class RunningRequest:
+    """A ``/predict`` request that is being answered.
+
+    Attributes:
+        number: number of its project; 0 if unknown.
+        created: when its project was created, in seconds since 1970; 0 if unknown.
+        requested: number of its tasks.
+        answered: number of tasks that are predicted.
+    """
+
+    number: int
+    created: int
+    requested: int
+    answered: int = 0
 
 
 class PredictQueue:
@@ -45,6 +71,24 @@ class PredictQueue:
         self._worker_pool = worker_pool
         self._clock = clock
         self._unready_projects = unready_projects
+        self._running_requests: list[RunningRequest] = []
+
+    def progress(self, project: ProjectRecord) -> PredictionProgress | None:
+        """Return the progress of a project's requests for several tasks; None without one.
+
+        A request for one task is from somebody who opened it, or from a smart tool.
+        """
+        requests = [
+            request
+            for request in self._running_requests
+            if request.requested > 1 and project.matches(request.number, request.created)
+        ]
+        if not requests:
+            return None
+        return PredictionProgress(
+            sum(request.answered for request in requests),
+            sum(request.requested for request in requests),
+        )
 
     async def predict(self, body: bytes) -> bytes:
         """Return the response to a ``/predict`` request, with exactly one result per task.
@@ -57,6 +101,22 @@ class PredictQueue:
         """
         started_at = self._clock()
         request = await asyncio.to_thread(parse_predict_request, body)
+        with self._count_progress(request) as running:
+            return await self._predict_in_chunks(request, body, started_at, running)
+
+    @contextlib.contextmanager
+    def _count_progress(self, request: dict[str, Any]) -> Iterator[RunningRequest]:
+        """Include a request in :meth:`progress` until it is answered."""
+        running = RunningRequest(*parse_project(request), requested=len(request["tasks"]))
+        self._running_requests.append(running)
+        try:
+            yield running
+        finally:
+            self._running_requests.remove(running)
+
+    async def _predict_in_chunks(
+        self, request: dict[str, Any], body: bytes, started_at: float, running: RunningRequest
+    ) -> bytes:
         tasks = request["tasks"]
         answers: list[bytes] = []
         for start in range(0, max(1, len(tasks)), CHUNK_SIZE):
@@ -72,6 +132,7 @@ class PredictQueue:
             if answer is None:
                 return _encode_json(empty_response(tasks, NO_VERSION))
             answers.append(answer)
+            running.answered += len(chunk_tasks)
         return answers[0] if len(answers) == 1 else await asyncio.to_thread(_join_answers, answers)
 
     async def _predict_chunk(self, chunk: bytes, started_at: float) -> bytes | None:

@@ -29,6 +29,8 @@ class ProjectState:
         training_paused: a training was cancelled; a new label or Start Training resumes training.
         error: error message of the last round; empty if it succeeded.
         training_requested: Start Training was pressed.
+        untrained_reason: why the last Start Training used no new label; empty if it did, or after
+            the labels changed.
         pending_events: number of events since the last full round.
         last_labeled_at: time of the last label, on the monotonic clock.
         quiet_round_done: the last round ran after the quiet period, and did not wait for labels.
@@ -55,6 +57,7 @@ class ProjectState:
     training_paused: bool = False
     error: str = ""
     training_requested: bool = False
+    untrained_reason: str = ""
     pending_events: int = 0
     last_labeled_at: float = NEVER_LABELED
     quiet_round_done: bool = False

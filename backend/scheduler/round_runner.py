@@ -97,7 +97,7 @@ class RoundRunner:
             await self.registration.check_reachable(project)
             async with project.round_lock:
                 outcome = await self._run_round_job(project, request)
-            self._finish_round(project, outcome, request.hints)
+            self._finish_round(project, outcome, request)
             project.quiet_round_done = request.quiet
         except RoundInProgressError:  # in a command, which wakes the project afterwards
             project.set_state("idle")
@@ -148,12 +148,20 @@ class RoundRunner:
         result: JsonObject = outcome
         return result
 
-    def _finish_round(self, project: ProjectState, outcome: RoundOutcome, hints: int) -> None:
+    def _finish_round(
+        self, project: ProjectState, outcome: RoundOutcome, request: RoundRequest
+    ) -> None:
         is_full_round, outcome = outcome.cleanup, replace(outcome, cleanup=False)
         if is_full_round:
-            project.pending_events -= hints  # more events may have arrived during the round
+            project.pending_events -= request.hints  # more events may have arrived during the round
         project.waiting_labels = outcome.waiting
-        project.set_state("idle", progress=1.0)
+        if request.forced:
+            project.untrained_reason = outcome.untrained_reason
+            if project.untrained_reason:
+                log.info("project %s: %s", project.record.id, project.untrained_reason)
+        elif outcome.trained or outcome.waiting or outcome.labels != project.outcome.labels:
+            project.untrained_reason = ""
+        project.set_state("idle", project.untrained_reason, progress=1.0)
         project.error, project.failures = "", 0
         if outcome != project.outcome:
             project.outcome = outcome

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from backend.errors import (
@@ -326,4 +327,5 @@ class Service:
         return WAITING_MESSAGE.format(others=", ".join(others) or "other work to finish")
 
     def _status(self, project: ProjectState) -> ProjectStatus:
-        return project.status(self._waiting_detail(project) if project.is_waiting else "")
+        status = project.status(self._waiting_detail(project) if project.is_waiting else "")
+        return replace(status, predicting=self._predict_queue.progress(project.record))

@@ -110,6 +110,7 @@ class JobRunner:
         return to_json(outcome)
 
     def _remove_predictions(self, job: CleanupJob) -> int:
+        from backend.loop.publish.queue_settings import kept_version
         from backend.loop.publish.retire import PredictionCleanup
 
         session = self._session(job)
@@ -119,7 +120,8 @@ class JobRunner:
             cleanup = cleanup or PredictionCleanup(client, session.number)
             versions = session.versions
             live_version = versions.live() or ""
-            names = [*versions.names(), *versions.damaged()]
+            kept = kept_version(client.get_project(session.number))
+            names = [name for name in (*versions.names(), *versions.damaged()) if name != kept]
             changed_tasks = cleanup.remove(live_version, names, job.seconds)
             memory = self._round_memories.get(session.id)
             if memory is not None and changed_tasks:

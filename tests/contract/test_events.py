@@ -107,9 +107,21 @@ def test_start_training(
 ) -> None:
     project, tasks, connection = started
     before = backend.project(project)["version"]
-    lab.submit_annotation(tasks[0])
+
+    def detail() -> str | None:
+        text: str | None = backend.project(project)["round"]["detail"]
+        return text
+
     lab.start_training(connection)
-    assert backend.wait_for_round(project, 1, version=before)["labels"] == 1
+    wait_until("it says why", lambda: "Nothing is labeled yet" in (detail() or ""))
+    lab.submit_annotation(tasks[0])
+    wait_until("a label waits, and that is over", lambda: detail() is None)
+    lab.start_training(connection)
+    trained = backend.wait_for_round(project, 1, version=before)
+    assert trained["labels"] == 1
+    lab.start_training(connection)
+    sentence = f"No new labels: {trained['version']} is trained on all of them."
+    wait_until("it says why again", lambda: detail() == sentence)
 
 
 def test_a_webhooks_content_is_not_trusted(

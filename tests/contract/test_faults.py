@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections import Counter
+from collections.abc import Callable
 
+import numpy as np
 import psutil
+import pytest
+from hypothesis import given, settings
 
+from backend.store.files import sweep_temporary_files
+from tests.support.detection_projects import (
+    BOXES_CONFIG,
+    create_drawing_project,
+    make_box_region,
+)
 from tests.support.harness import (
     BackendServer,
+    Json,
     LabelStudioUser,
     MakeBackend,
     make_data_uri,
@@ -17,6 +30,16 @@ from tests.support.harness import (
     predicted_choice,
     wait_until,
 )
+from tests.support.protocol_bodies import protocol_bodies
+
+KILLS = int(os.environ.get("KILLS", "0"))
+"""How often the backend is killed, for choices and for boxes; by default thrice for choices."""
+FUZZED_BODIES = int(os.environ.get("FUZZED_BODIES", "400"))
+DETECTOR_SETTINGS = {
+    "PRELABEL_DETECTOR": "builtin",
+    "PRELABEL_DETECTOR_SIZE": "160",
+    "PRELABEL_TRAIN_SECONDS": "15",
+}
 
 
 def test_labels_made_while_the_backend_is_down_are_learned_after_its_start(
@@ -72,37 +95,108 @@ def test_damage_to_the_live_version_falls_back_and_trains_again(
     assert sum(predicted_choice(p) == lab.true_labels[p["task"]] for p in of) >= 5
 
 
-def test_a_killed_round_loses_nothing(lab: LabelStudioUser, backend: BackendServer) -> None:
-    project = lab.create_project()
-    tasks = lab.import_colours(project, 60)
-    connection = lab.connect_backend(project, backend.url)
-    backend.wait_for_round(project)
-    for number, when in enumerate(("observing", "training", "pushing")):
-        for task in tasks[number * 3 : number * 3 + 3]:
-            lab.submit_annotation(task)
-        lab.start_training(connection)
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            if backend.project(project).get("round", {}).get("state") == when:
-                break
+@pytest.mark.parametrize(
+    "kind",
+    ["choices", pytest.param("boxes", marks=pytest.mark.skipif(not KILLS, reason="set KILLS"))],
+)
+def test_a_killed_backend_loses_nothing(
+    lab: LabelStudioUser, make_backend: MakeBackend, kind: str
+) -> None:
+    """It is killed in each state of a round, at a random moment."""
+    backend = make_backend(**DETECTOR_SETTINGS)
+    submit, tasks, project = start_labeling(lab, backend, kind)
+    random = np.random.default_rng(len(kind))
+    points: list[str] = []
+    for number in range(KILLS or 3):
+        state = ("observing", "training", "pushing")[number % 3]
+        submit(tasks[number])
+        backend.http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": project}})
+        with contextlib.suppress(AssertionError):
+            wait_until(state, lambda state=state: state_of(backend, project) == state, 20)  # type: ignore[misc]
+        time.sleep(random.uniform(0, 0.8))
+        points.append(state_of(backend, project))
         workers = psutil.Process(backend.pid).children(recursive=True)
         backend.kill()
         _, alive = psutil.wait_procs(workers, timeout=10)
         assert not alive, "working processes end with the server"
         backend.start()
-    state = backend.wait_for_round(project, 9)
-    version = state["version"]
+    labeled = tasks[: len(points)]
+    version = backend.train_and_wait(project, len(labeled))["version"]
+    assert {t["id"] for t in lab.list_tasks(project) if t["annotations"]} == set(labeled)
+    open_tasks = {t["id"] for t in lab.list_tasks(project) if not t["is_labeled"]}
+
+    def predicted() -> list[int]:
+        rows = lab.list_predictions(project)
+        return [row["task"] for row in rows if row["model_version"] == version]
+
+    wait_until("every open task has its prediction", lambda: open_tasks <= set(predicted()))
+    assert len(predicted()) == len(set(predicted())), "never twice for one version"
+    backend.stop()
+    print(f"{kind}, killed {len(points)} times, in {dict(Counter(points))}")
+    assert_no_leftovers(backend, project)
+
+
+def start_labeling(
+    lab: LabelStudioUser, backend: BackendServer, kind: str
+) -> tuple[Callable[[int], Json], list[int], int]:
+    """Return how to label a task, the tasks, and their connected project."""
+    if kind == "boxes":
+        project, drawings = create_drawing_project(lab, backend, BOXES_CONFIG)
+
+        def submit_boxes(task: int) -> Json:
+            return lab.submit_regions(task, [make_box_region(o) for o in drawings[task].objects])
+
+        return submit_boxes, list(drawings), project
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 60)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
+    return lab.submit_annotation, tasks, project
+
+
+def state_of(backend: BackendServer, project: int) -> str:
+    return str((backend.project(project).get("round") or {}).get("state"))
+
+
+def assert_no_leftovers(backend: BackendServer, project: int) -> None:
+    """The next start removes temporary files, once no other process may still write them."""
+    two_hours_ago = time.time() - 7200
+    for path in backend.home.rglob("*"):
+        os.utime(path, (two_hours_ago, two_hours_ago), follow_symlinks=False)
+    backend.start()
+    backend.wait_for_round(project)
+    backend.stop()
+    assert not sweep_temporary_files(backend.home, min_age_seconds=0)
     folder = backend.home / "projects" / str(project) / "versions"
-    assert not list(folder.glob(".making-*")), "no half version"
-    assert all((path / "card.json").exists() for path in folder.iterdir())
+    assert all((path / "card.json").exists() for path in folder.iterdir()), "no half version"
 
-    def once_each() -> bool:
-        of = [p["task"] for p in lab.list_predictions(project) if p["model_version"] == version]
-        assert len(of) == len(set(of)), "never twice for one version"
-        open_tasks = {t["id"] for t in lab.list_tasks(project) if not t["is_labeled"]}
-        return open_tasks <= set(of)
 
-    wait_until("every open task has its prediction", once_each)
+def test_fuzzed_bodies_of_the_protocol_get_no_server_error(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
+    """First of a connected project, then those that connect invented ones."""
+    project = lab.create_project()
+    lab.import_colours(project, 2)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
+    counts: Counter[tuple[str, int]] = Counter()
+
+    def fuzz(path: str) -> None:
+        @settings(max_examples=FUZZED_BODIES // 4, deadline=None)
+        @given(protocol_bodies(path, project))
+        def send(body: bytes) -> None:
+            status = backend.http.post(path, content=body).status_code
+            counts[path, status] += 1
+            assert status < 500
+
+        send()
+
+    for path in ("/predict", "/webhook", "/setup", "/webhook"):
+        fuzz(path)
+    print(f"{counts.total()} bodies:", sorted(counts.items()))
+    assert counts.total() >= FUZZED_BODIES // 2
+    assert "Traceback" not in backend.log.read_text()
+    assert backend.project(project)["version"]
 
 
 def test_a_killed_worker_is_replaced(lab: LabelStudioUser, backend: BackendServer) -> None:

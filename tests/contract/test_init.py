@@ -18,7 +18,7 @@ from backend.cli.main import main
 from backend.errors import PrelabelError, RoundError
 from backend.learning.audit import is_audit
 from backend.loop.observe import fetch_fingerprint
-from backend.loop.publish.push import follow_version
+from backend.loop.publish.queue_settings import follow_version
 from backend.onboarding.config_writer import write_config
 from backend.onboarding.label_input import parse_labels
 from backend.onboarding.labeling_job import LabelingJob
@@ -355,7 +355,9 @@ def test_existing_labels_are_imported_once(
         number, [{"task": by_content, "result": [], "score": 0.5, "model_version": "v0"}]
     )
     for is_trained, shown in ((False, "imported labels"), (True, "v0")):
-        follow_version(connection, "v0", fetch_fingerprint(connection), is_trained=is_trained)
+        follow_version(
+            connection, tmp_path, "v0", fetch_fingerprint(connection), is_trained=is_trained
+        )
         assert lab.fetch_project(number)["model_version"] == shown
 
 

@@ -11,6 +11,7 @@ from backend.runtime.connection import connect
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
 from tests.support.harness import (
+    CHOICES_CONFIG,
     BackendServer,
     LabelStudioUser,
     MakeBackend,
@@ -64,6 +65,31 @@ def test_pre_annotations_are_seen_on_every_open_task_once_and_are_right(
         assert 0.5 <= region["score"] <= 1
         right += predicted_choice(prediction) == lab.true_labels[task["id"]]
     assert right >= 15
+
+
+def test_a_hidden_question_gets_no_answer(lab: LabelStudioUser, backend: BackendServer) -> None:
+    second = (
+        '<View visibleWhen="choice-selected" whenTagName="colour" whenChoiceValue="red">'
+        '<Choices name="shade" toName="image"><Choice value="light"/><Choice value="dark"/>'
+        "</Choices></View></View>"
+    )
+    config = CHOICES_CONFIG.format(choice="single").replace("</View>", second)
+    project = lab.create_project(config)
+    tasks = lab.import_colours(project, 12)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
+    for number, task in enumerate(tasks[:8]):
+        colour = lab.true_labels[task]
+        shade = [lab.make_choice_region(["light" if number % 4 else "dark"], "shade")]
+        lab.submit_regions(task, [lab.make_choice_region([colour]), *shade * (colour == "red")])
+    version = backend.train_and_wait(project, 8)["version"]
+    answers = [
+        {region["from_name"]: region["value"]["choices"] for region in prediction["result"]}
+        for prediction in lab.list_predictions(project)
+        if prediction["model_version"] == version
+    ]
+    assert {answer["colour"][0] for answer in answers} == {"red", "blue"}
+    assert all(("shade" in answer) == (answer["colour"] == ["red"]) for answer in answers)
 
 
 def test_next_follows_the_score_of_the_selected_version_upwards(

@@ -160,3 +160,42 @@ def test_two_annotators_at_once_get_different_useful_tasks(
     listed = lab.request("GET", "/api/tasks/", params={"view": tab["id"], "project": project})
     assert [task["id"] for task in listed["tasks"]] == queue(lab, backend, project)
     colleague.close()
+
+
+def test_a_managers_choice_is_set_back_with_a_word_and_kept_where_the_config_says_so(
+    lab: LabelStudioUser, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(**LATER)
+    project = lab.create_project()
+    lab.import_colours(project, 6)
+    lab.connect_backend(project, backend.url)
+    version = backend.wait_for_round(project)["version"]
+    address = f"/api/projects/{project}/"
+    other = {"task": lab.list_tasks(project)[0]["id"], "model_version": "theirs", "result": []}
+    lab.request("POST", f"/api/projects/{project}/import/predictions", json=[other])
+
+    def settings() -> tuple[str, str]:
+        info = lab.fetch_project(project)
+        return info["sampling"], info["model_version"]
+
+    assert "settings_reset" not in backend.project(project), "the first time nobody had chosen"
+    lab.request(
+        "PATCH", address, json={"sampling": "Sequential sampling", "model_version": "theirs"}
+    )
+    wait_until("it is set back", lambda: settings() == ("Uncertainty sampling", version))
+    wait_until("it is said", lambda: "settings_reset" in backend.project(project))
+    page = backend.http.get(f"/projects/{project}", headers={"Accept": "text/html"}).text
+    for told in (page, backend.log.read_text()):
+        assert "changed to Sequential sampling and the model version theirs" in told
+        assert "model_keep_settings" in told
+
+    config = lab.fetch_project(project)["label_config"]
+    config = config.replace("<View", '<View model_keep_settings="true"', 1)
+    chosen = {"sampling": "Sequential sampling", "model_version": "theirs"}
+    lab.request("PATCH", address, json={"label_config": config, **chosen})
+    wait_until("nothing is said", lambda: "settings_reset" not in backend.project(project))
+    lab.submit_annotation(lab.next_task(project)["id"], "red")
+    backend.train_and_wait(project, 1)
+    assert settings() == ("Sequential sampling", "theirs")
+    rows = [row["model_version"] for row in lab.list_predictions(project)]
+    assert rows.count(backend.project(project)["version"]) == len(lab.list_tasks(project)) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -127,10 +128,20 @@ def test_predict_answers_one_result_per_task_and_waits_for_the_first_version(
         "label_config": lab.fetch_project(project)["label_config"],
         "params": {"login": None, "password": None, "context": None},
     }
-    answer = backend.http.post("/predict", json={**body, "project": str(project)}).json()
+    known = {**body, "project": str(project)}
+    answer = backend.http.post("/predict", json=known).json()
     assert len(answer["results"]) == 40
     assert answer["model_version"].startswith("v0-")
     assert {r["model_version"] for r in answer["results"]} == {answer["model_version"]}
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(50):  # until one is still being answered when we look
+            asked = pool.submit(backend.http.post, "/predict", json=known)
+            shown = [backend.project(project).get("predicting") for _ in range(5)]
+            assert asked.result().status_code == 200
+            if any(shown):
+                break
+    assert {progress["requested"] for progress in shown if progress} == {40}
+    assert "predicting" not in backend.project(project)
     unknown = backend.http.post("/predict", json={**body, "project": "987654.1"}).json()
     assert len(unknown["results"]) == 40
     assert {tuple(r["result"]) for r in unknown["results"]} == {()}

@@ -14,7 +14,7 @@ from backend.endpoint.alerts import Alert
 from backend.inference.model import save_model
 from backend.onboarding.backend_connection import PendingConnections
 from backend.onboarding.folder_project import StartedFolder, StoredLabelChoice
-from backend.records import AutoAcceptSection, ControlStatus, RoundOutcome
+from backend.records import AutoAcceptSection, ControlStatus, RoundOutcome, SettingsReset
 from backend.runtime.connection import parse_created_at
 from backend.store.acceptance import AcceptanceState, AcceptanceStore, AcceptedAnswer, Suspension
 from backend.store.api_keys import ApiKeyStore
@@ -28,6 +28,7 @@ from backend.store.queue_front import (
     StoredLabelError,
     StoredLabelErrors,
 )
+from backend.store.queue_settings import StoredQueueSettings, save_queue_settings
 from backend.store.record_files import write_backed_up, write_record
 from backend.store.usage import UsageCounters
 from backend.store.versions import VersionStore
@@ -92,6 +93,8 @@ def _write_round_files(folder: Path) -> None:
     front.save_tasks([QueuedTask(40, "uncertain", 0.8), QueuedTask(41, "audit")])
     front.record_labeled([40])
     save_labeling_path(folder, "data?tab=12&labeling=1")
+    reset = SettingsReset("2026-11-01T10:00:00+00:00", "Sequential sampling")
+    save_queue_settings(folder, StoredQueueSettings(LIVE, "Uncertainty sampling", reset))
     front.save_thumbnail("40", make_jpeg(40))
     suspect = StoredLabelError(7, "healthy", "dead", 0.08, "wrong label", "plant")
     front.save_label_errors(StoredLabelErrors(LIVE, (suspect,)))

@@ -92,6 +92,17 @@ def test_what_is_not_served_is_named_with_its_reason(body: str, reason: str) -> 
     assert reason in config.unserved["c"]
 
 
+@pytest.mark.parametrize(("attribute", "keeps"), [("true", True), ("1", True), ("false", False)])
+def test_the_outermost_view_says_whether_the_projects_settings_stay(
+    attribute: str, keeps: bool
+) -> None:
+    body = IMAGE + f'<Choices name="c" toName="image">{TWO}</Choices>'
+    assert not read_config(view(body)).keeps_settings
+    inner = f'<View model_keep_settings="{attribute}">{body}</View>'
+    assert read_config(inner).keeps_settings is keeps
+    assert not read_config(view(inner)).keeps_settings
+
+
 def test_an_image_list_is_not_served() -> None:
     xml = view(
         f'<Image name="image" valueList="$photos"/><Choices name="c" toName="image">{TWO}</Choices>'

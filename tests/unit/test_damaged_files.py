@@ -1,8 +1,4 @@
-"""Whatever happens to the files of a home folder, no page, command or round fails for it.
-
-``DAMAGED_HOMES=300 pytest tests/unit/test_damaged_files.py -k together`` tries more
-combinations.
-"""
+"""Whatever happens to the files of a home folder, no page, command or round fails for it."""
 
 from __future__ import annotations
 
@@ -30,6 +26,7 @@ from backend.dashboard.rendering import PageRenderer
 from backend.endpoint.access import AccessControl
 from backend.endpoint.alerts import AlertSender
 from backend.errors import PrelabelError, StoreError
+from backend.loop.publish.queue_settings import recent_reset
 from backend.loop.repair import repair_files
 from backend.onboarding.backend_connection import PendingConnections
 from backend.onboarding.folder_project import StartedFolder
@@ -189,6 +186,7 @@ def check_other_files(home: Path) -> None:
     AlertSender([], home / "alerts", httpx.AsyncClient(transport=httpx.MockTransport(None)))  # type: ignore[arg-type]
     PendingConnections(home).has_pending(SERVER)
     read_labeling_path(folder)
+    recent_reset(folder)
     QueueFront(folder).record_labeled([41])
     with contextlib.suppress(PrelabelError):
         read_record(home / STARTED_FILE, StartedFolder)

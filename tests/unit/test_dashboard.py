@@ -93,6 +93,29 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     assert html.count("<tr") == html.count("</tr>")
 
 
+def test_a_choice_that_was_set_back_is_said(tmp_path: Path) -> None:
+    reset = {"at": "2026-11-01T10:00:00+00:00", "sampling": "Sequential sampling"}
+    told = text(page(tmp_path, make_project_status(settings_reset=reset)))
+    assert "were changed to Sequential sampling. Prelabel set them back" in told
+    hostile = page(tmp_path, make_project_status(settings_reset={"model_version": HOSTILE}))
+    assert "<script>alert" not in hostile
+
+
+def test_requested_predictions_are_no_idleness(tmp_path: Path) -> None:
+    shown = make_project_status(predicting={"answered": 30, "requested": 120})
+    told = text(page(tmp_path, shown))
+    assert "Computing predictions for Label Studio 25%" in told
+    assert "30 of 120 tasks" in told
+    assert "Idle" not in told
+    cards = text(PageRenderer(10).cards([DashboardReader(tmp_path, SERVER).summary(shown)]))
+    assert "Computing predictions" in cards
+    round_status = {"state": "training", "progress": 0.5}
+    both = make_project_status(predicting={"answered": 3, "requested": 4}, round=round_status)
+    told = text(page(tmp_path, both))
+    assert "Training 50%" in told
+    assert "Computing predictions for Label Studio: 3 of 4 tasks" in told
+
+
 def test_the_button_leads_to_the_tab_in_the_order_of_the_queue(tmp_path: Path) -> None:
     shown = make_project_status(title="Kiwis")
     assert f'class="button" href="{SERVER}/projects/1/data?labeling=1"' in page(tmp_path, shown)

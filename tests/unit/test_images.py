@@ -407,7 +407,12 @@ def test_a_large_jpeg_is_reduced_while_decoding_and_keeps_its_true_size() -> Non
     [
         (b"", "empty file"),
         (b"not an image at all", "not an image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"<html><svg xmlns='http://www.w3.org/2000/svg'/></html>", "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing"),
+        (
+            b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- a -->\n<!DOCTYPE svg PUBLIC 'x' 'y'>\n<svg >",
+            "SVG drawing",
+        ),
         (encode_image(Image.new("RGB", (64, 64), "red"))[:90], "damaged image"),
         (encode_image(Image.new("L", (4000, 3000))), "too many pixels"),
     ],

@@ -111,6 +111,32 @@ def test_a_smart_tool_request_runs_between_the_chunks_of_a_long_list(tmp_path: P
     assert all(len(piece) <= CHUNK_SIZE for piece in asked)
 
 
+def test_a_long_list_shows_its_progress(tmp_path: Path) -> None:
+    projects = ProjectStore(tmp_path / "home")
+    record, other = (projects.register("http://127.0.0.1:1", number, 1) for number in (1, 2))
+    shown: list[str] = []
+
+    async def work(pool: WorkerPool) -> None:
+        ask = make_queue(pool)
+
+        async def watch() -> None:
+            await until(lambda: ask.progress(record))
+            while (progress := ask.progress(record)) is not None:
+                assert ask.progress(other) is None
+                shown.append(progress.count_text)
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(ask.predict(request(*range(25))), watch())
+        assert ask.progress(record) is None
+        opened = asyncio.create_task(ask.predict(request(1)))
+        await asyncio.sleep(0.02)
+        assert ask.progress(record) is None, "somebody opened a task"
+        await opened
+
+    with_pool(tmp_path / "notes", work, seconds=0.03)
+    assert list(dict.fromkeys(shown)) == [f"{n} of 25 tasks" for n in (0, 10, 20)]
+
+
 def test_requests_that_label_studio_abandoned_are_dropped(tmp_path: Path) -> None:
     now = [0.0]
 
@@ -287,6 +313,25 @@ def test_start_training_is_kept_while_another_process_runs_a_round(
 
     asks = with_service(tmp_path, [1], work)
     assert [ask["forced"] for ask in asks] == [False, True, True]
+
+
+def test_start_training_without_a_label_says_why_until_there_is_one(tmp_path: Path) -> None:
+    async def rest(service: Service) -> str | None:
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+        return round_of(service, "1").detail
+
+    async def work(service: Service) -> None:
+        assert await rest(service) is None, "nobody asked"
+        service.wake({"id": 1}, forced=True)
+        assert await rest(service) == "Nothing is labeled yet: label a few images first."
+        service.wake({"id": 1})
+        assert await rest(service) is not None, "polling does not take it away"
+        (tmp_path / "waiting").touch()
+        service.wake({"id": 1}, labels=1)
+        assert await rest(service) is None
+
+    with_service(tmp_path, [1], work)
 
 
 def test_waiting_labels_do_not_start_rounds_continuously(tmp_path: Path) -> None:

@@ -27,6 +27,12 @@ COLUMNS: list[Json] = [
         "target": "tasks",
         "visibility_defaults": {"explore": False, "labeling": False},
     },
+    {
+        "id": "predictions_score",
+        "target": "tasks",
+        "type": "Number",
+        "visibility_defaults": {"explore": False, "labeling": False},
+    },
     {"id": "data", "target": "tasks", "children": ["image", "source"]},
 ]
 
@@ -88,7 +94,8 @@ def test_other_filters_are_not_converted() -> None:
         assert convert_task_list(view.to_json()) is None
 
 
-def test_a_tab_shows_the_image_the_suggestion_and_the_id() -> None:
+def test_a_tab_shows_the_image_the_suggestion_and_the_id_not_the_rank_as_a_score() -> None:
     columns = open_tasks_view().columns_json(COLUMNS)
-    assert columns["hiddenColumns"]["explore"] == ["tasks:data.source", "tasks:file_upload"]
-    assert columns["hiddenColumns"]["labeling"] == ["tasks:file_upload"]
+    hidden_by_default = ["tasks:file_upload", PREDICTION_SCORE_ORDER]
+    assert columns["hiddenColumns"]["explore"] == ["tasks:data.source", *hidden_by_default]
+    assert columns["hiddenColumns"]["labeling"] == hidden_by_default

@@ -33,3 +33,14 @@ def test_the_outcome_of_a_round_is_described(
 ) -> None:
     outcome = RoundOutcome(version="v1-0a", tasks=20, labels=labels, trained=trained, held=held)
     assert _describe_outcome(outcome) == expected
+
+
+def test_empty_annotations_are_named_as_the_reason() -> None:
+    outcome = RoundOutcome(version="v0-00", tasks=20, trained="v0-00", unanswered=(3, 4))
+    sentence = "There is no label to train on: 2 images were submitted without a choice."
+    assert _describe_outcome(outcome) == sentence
+
+
+def test_the_newest_version_is_named_after_a_roll_back() -> None:
+    outcome = RoundOutcome(version="v1-0a", labels=9, versions=("v2-0a", "v1-0a"))
+    assert _describe_outcome(outcome) == "No new labels: v2-0a is trained on all of them."

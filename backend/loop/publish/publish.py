@@ -23,6 +23,7 @@ from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
 from backend.loop.publish import push as pushing
 from backend.loop.publish.queue_order import QueueOrder, build_queue_order, count_examples
+from backend.loop.publish.queue_settings import follow_version
 from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
@@ -100,8 +101,9 @@ class Publisher:
                 existing,
             )
         if existing or new:
-            pushing.follow_version(
+            follow_version(
                 self._connection,
+                self._session.folder,
                 live_version,
                 observation.fingerprint,
                 is_trained=self._session.versions.card(live_version).labels.train > 0,

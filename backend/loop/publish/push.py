@@ -1,4 +1,4 @@
-"""Push the live version's predictions to Label Studio, and order its queue by their scores."""
+"""Push the live version's predictions to Label Studio."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from backend.domain import Control, Prediction
 from backend.errors import LabelStudioError, RoundError
 from backend.label_studio import Json
 from backend.label_studio.client import PREDICTION_BATCH_SIZE
-from backend.label_studio.label_results import IMPORTED_VERSION
 from backend.label_studio.task_results import format_prediction
-from backend.loop.observe import ProjectFingerprint
 from backend.runtime.connection import Connection
 
-UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 BAD_REQUEST_STATUS = 400
 
 
@@ -101,22 +98,3 @@ def _remove_duplicates(connection: Connection, predictions: Mapping[int, int]) -
         if task in kept_tasks:
             connection.client.delete_prediction(id)
         kept_tasks.add(task)
-
-
-def follow_version(
-    connection: Connection, version: str, fingerprint: ProjectFingerprint, *, is_trained: bool
-) -> None:
-    """Set the project's model version and uncertainty sampling, unless they are set already.
-
-    Args:
-        connection: to the project.
-        version: the live version.
-        fingerprint: of the project.
-        is_trained: the version was trained on labels. Until then imported suggestions, if there are
-            any, remain the pre-annotations.
-    """
-    client, number = connection.client, connection.project_number
-    if not is_trained and client.prediction_counts(number).get(IMPORTED_VERSION):
-        version = IMPORTED_VERSION
-    if (fingerprint.model_version, fingerprint.sampling) != (version, UNCERTAINTY_SAMPLING):
-        client.set_model_version(number, version)

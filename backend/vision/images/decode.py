@@ -17,6 +17,7 @@ from backend.vision.images.formats import (
     PILLOW_FORMATS,
     VIDEO_CODEC_FORMATS,
     detect_heif,
+    is_svg,
     register_heif,
     tile_error,
 )
@@ -121,6 +122,8 @@ def decode_upright_image(
     except ImageError:
         raise
     except UnidentifiedImageError as error:
+        if is_svg(content):
+            raise ImageError("SVG drawing", "save it as PNG") from error
         raise ImageError("not an image", f"none of {', '.join(IMAGE_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageError("too many pixels", str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ MIN_TILE_PIXELS = 1 << 20
 """Pixels of a TIFF tile that are always accepted: tiles may be larger than a small image."""
 VIDEO_CODEC_FORMATS = frozenset({"AVIF", "HEIF"})
 """Formats whose decoders keep the planes of a video frame besides Pillow's image."""
+SVG_HEADER_BYTES = 4096
+SVG_START = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?"
+    rb"(<!--[^>]*-->\s*|<!DOCTYPE svg[^>\[]*(\[[^\]]*\])?>\s*)*<svg[\s/>]"
+)
+"""What comes before the outermost tag: byte order mark, XML declaration, comments, DOCTYPE."""
 END_OF_JPEG = b"\xff\xd9"
 
 
@@ -37,6 +44,16 @@ def detect_heif(header: bytes) -> str:
     if brand in AVIF_BRANDS:
         return "AVIF"
     return "HEIC" if brand in HEIF_BRANDS else ""
+
+
+def is_svg(content: bytes) -> bool:
+    """Return whether a file is an SVG drawing, which browsers show and Pillow cannot read.
+
+    Example:
+        >>> is_svg(b"<?xml version='1.0'?><!-- made by hand --><svg/>"), is_svg(b"<html><svg/>")
+        (True, False)
+    """
+    return SVG_START.match(content, 0, SVG_HEADER_BYTES) is not None
 
 
 def is_tiff(header: bytes) -> bool:

@@ -158,7 +158,7 @@ def test_functions_are_listed_with_type_labels_and_version(call: EndpointClient)
         ("/v1/functions/1/invoke?threshold=2", {"content": b"x"}, 422, "threshold"),
         (INVOKE, {"content": b""}, 422, "no image"),
         (INVOKE, {"files": {"data": b""}}, 422, "empty file"),
-        (INVOKE, {"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 415, "not an image"),
+        (INVOKE, {"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 415, "save it as PNG"),
         (INVOKE, {"content": make_png("red", 1)[:-40]}, 422, "damaged image"),
         (INVOKE, {"json": {}}, 422, "no image"),
         (INVOKE, {"json": {"data": 7}}, 422, "no image"),
