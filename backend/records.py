@@ -345,6 +345,21 @@ class ControlStatus(ControlCard):
 
 
 @dataclass(frozen=True)
+class RemovedLabel:
+    """A label that annotations use and that the labeling config no longer has.
+
+    Attributes:
+        control: name of its control.
+        label: the label.
+        annotations: number of annotations with it.
+    """
+
+    control: str
+    label: str
+    annotations: int = 0
+
+
+@dataclass(frozen=True)
 class ProjectFigures:
     """The fields that round outcomes and project statuses share.
 
@@ -363,6 +378,7 @@ class ProjectFigures:
         accepted: number of auto-accepted tasks.
         versions: all version names, newest first.
         unanswered: tasks that were submitted without a label of a single-choice control.
+        removed_labels: labels of annotations that the labeling config no longer has.
     """
 
     title: str = ""
@@ -379,6 +395,7 @@ class ProjectFigures:
     accepted: int = 0
     versions: tuple[str, ...] = ()
     unanswered: tuple[int, ...] = json_field((), optional=True)
+    removed_labels: tuple[RemovedLabel, ...] = json_field((), optional=True)
 
 
 @dataclass(frozen=True)
@@ -411,6 +428,7 @@ class RoundStatus:
         detail: progress message; may be None.
         error: why the last round failed; None if it did not.
         waiting: it waits for another project's round, which ``detail`` names.
+        cancelling: its training was cancelled, and ends soon.
     """
 
     state: str = "idle"
@@ -418,6 +436,12 @@ class RoundStatus:
     detail: str | None = None
     error: str | None = None
     waiting: bool = json_field(False, optional=True)
+    cancelling: bool = json_field(False, optional=True)
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether a training runs that was not cancelled yet."""
+        return self.state == "training" and not self.cancelling
 
     @property
     def is_running(self) -> bool:
@@ -435,7 +459,13 @@ class CaptureCounts:
 
 @dataclass(frozen=True)
 class ProjectStatus(ProjectFigures):
-    """A project in the response of ``/api/projects``; a numeric ``id`` is an integer."""
+    """A project in the response of ``/api/projects``; a numeric ``id`` is an integer.
+
+    Attributes:
+        new_in_round: number of labels since the current round began; they count in ``labels``.
+        leaves_at: when a project that was deleted in Label Studio is not shown any more; empty for
+            others.
+    """
 
     id: int | str = ""
     server: str = ""
@@ -443,3 +473,5 @@ class ProjectStatus(ProjectFigures):
     version: str | None = None
     round: RoundStatus = RoundStatus()
     captured: CaptureCounts = CaptureCounts()
+    new_in_round: int = json_field(0, optional=True)
+    leaves_at: str = json_field("", optional=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from backend.errors import LabelStudioError, LabelStudioNotFoundError
+from backend.errors import LabelStudioError, ProjectMissingError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.image_fetcher import TaskImageFetcher, make_task_fetcher
 from backend.settings import Settings
@@ -107,7 +107,7 @@ def _connection_candidates(
 def _check_same_project(client: LabelStudioClient, record: ProjectRecord) -> None:
     created = parse_created_at(str(client.get_project(record.number).get("created_at", "")))
     if record.created and created and record.created != created:
-        raise LabelStudioNotFoundError(
+        raise ProjectMissingError(
             f"Project {record.number} of {client.server} is not the project that was connected: "
             "connect it again in Label Studio."
         )
