@@ -26,6 +26,7 @@ from backend.store.acceptance import AcceptanceStore
 from backend.store.problems import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.queue_front import QueueFront
+from backend.store.round_state import read_round_state
 from backend.store.versions import VersionCard, VersionStore
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class ProjectReport:
 
     Attributes:
         status: status with the current figures of the live version.
-        round: state of the current round; None if no backend is running.
+        round: state of the current round; None if no process of this home folder runs one and no
+            backend is reachable.
         card: card of the live version; None before the first version.
         captures: reason → number of captured images.
         imported: number of captured images that are tasks now.
@@ -107,6 +109,9 @@ class ProjectReport:
             "notes": self.notes,
             "left_out": shared["left_out"],
             "unanswered": list(self.status.unanswered),
+            "removed_labels": [to_json(removed) for removed in self.status.removed_labels],
+            "new_in_round": self.status.new_in_round,
+            "leaves_at": self.status.leaves_at,
             "suspects": self.suspects,
             "problems": self.problems,
             "round": to_json(self.round) if self.round else None,
@@ -130,11 +135,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = read_settings()
     projects = ProjectStore(settings.home, settings.endpoint_data_dir)
-    records = projects.all()
+    records = projects.present()
     if options.project:
         records = [known.find_project(settings, options.project)]
-    rounds = _current_rounds(settings, options.backend)
-    reports = [_read_report(settings, projects, record, rounds) for record in records]
+    served = _served_projects(settings, options.backend)
+    reports = [_read_report(settings, projects, record, served) for record in records]
     for report in reports:
         for line in _format_report(report):
             print_line(line, options)
@@ -149,9 +154,9 @@ def _read_report(
     settings: Settings,
     projects: ProjectStore,
     record: ProjectRecord,
-    rounds: dict[str, RoundStatus],
+    served: dict[str, ProjectStatus],
 ) -> ProjectReport:
-    """Read a project's status from the home folder."""
+    """Read a project's status from the home folder, and what is newer from the backend."""
     folder = projects.folder(record.id)
     card = VersionStore(folder).live_card()
     status = record.status(read_outcome(folder))
@@ -160,11 +165,15 @@ def _read_report(
         status = replace(card.update_status(status), accepting=accepting)
     else:
         status = replace(status, version=None, estimate=None, outlook=None, accepting=None)
+    backend_status = served.get(record.id)
+    if backend_status:  # it counts labels before a round has read them
+        names = ("labels", "waiting", "new_in_round")
+        status = replace(status, **{name: getattr(backend_status, name) for name in names})
     captures = projects.captures(record.id)
     all_captures = list(captures.all())
     return ProjectReport(
         status=replace(status, server=status.server or settings.label_studio_url),
-        round=rounds.get(record.id),
+        round=backend_status.round if backend_status else read_round_state(folder),
         card=card,
         captures=Counter(capture.why for capture in all_captures),
         imported=sum(bool(captures.task_status(capture)[0]) for capture in all_captures),
@@ -173,13 +182,13 @@ def _read_report(
     )
 
 
-def _current_rounds(settings: Settings, backend: str) -> dict[str, RoundStatus]:
-    """Return project id → state of its round; {} if no backend of this home folder is running."""
+def _served_projects(settings: Settings, backend: str) -> dict[str, ProjectStatus]:
+    """Return project id → its status; {} if no backend of this home folder is running there."""
     from backend.onboarding.backend_connection import validate_backend_url
     from backend.onboarding.first_round import fetch_states
 
     return {
-        str(row["id"]): from_json(RoundStatus, row["round"])
+        str(row["id"]): from_json(ProjectStatus, row)
         for row in fetch_states(settings, validate_backend_url(backend, settings))
     }
 
@@ -203,17 +212,27 @@ def _control_json(control: ControlCard) -> JsonObject:
 
 
 def _format_report(report: ProjectReport) -> Iterator[str]:
+    from backend.dashboard.wording import explain_removed_label
+
     status = report.status
     yield f"{status.id}  {status.title}  ({status.server})"
     waiting_text = f", {status.waiting} of them new since the last version"
+    round_text = f", {status.new_in_round} since this round began"
     yield (
         f"    {status.labels} of {status.tasks} tasks labeled{waiting_text * bool(status.waiting)}"
+        f"{round_text * bool(status.new_in_round)}"
     )
     if status.version:
         yield f"    live: {status.version}, on the audit set {report.figure}"
     else:
         yield "    live: none yet; `prelabel serve` creates the first version"
-    yield from _format_round(report.round)
+    if status.leaves_at:
+        yield (
+            f"    was deleted in Label Studio; leaves this list on {format_utc(status.leaves_at)}. "
+            f"`prelabel forget {status.id}` removes it with its versions"
+        )
+    else:
+        yield from _format_round(report.round)
     for note in report.notes:
         yield f"    {note}"
     for name, control in report.controls.items():
@@ -229,6 +248,11 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
         yield (
             f"    probable label errors: {report.suspects} (`prelabel label-errors {status.id}`)"
         )
+    for removed in status.removed_labels:
+        yield (
+            f"    {explain_removed_label(removed, len(report.controls) > 1)} Choose a new label on "
+            f"the dashboard, or with `prelabel rename {status.id} {removed.label} NEW`"
+        )
     for reason, count in status.left_out.items():
         yield f"    left out: {count} × {reason}"
     if status.unanswered:
@@ -239,9 +263,11 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
 
 def _format_round(status: RoundStatus | None) -> Iterator[str]:
     """Describe a round that is in progress or failed."""
-    from backend.dashboard.wording import ROUND_STATE_TEXTS
+    from backend.dashboard.wording import CANCELLING_TEXT, ROUND_STATE_TEXTS
 
-    if status and status.error:
+    if status and status.cancelling:
+        yield f"    now: {CANCELLING_TEXT}"
+    elif status and status.error:
         yield f"    the last round failed: {status.error}"
     elif status and status.state != "idle":
         state = ROUND_STATE_TEXTS.get(status.state, status.state)
@@ -269,6 +295,16 @@ def _format_cell(estimate: IntervalEstimate | None) -> str:
     if not estimate.is_conclusive:
         return f"{TOO_EARLY_TEXT} (n = {estimate.n})"
     return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n = {estimate.n})"
+
+
+def format_utc(time: str) -> str:
+    """Format a time in ISO 8601 as date and time of day in UTC.
+
+    Example:
+        >>> format_utc("2026-11-30T08:15:42+00:00")
+        '2026-11-30 08:15 UTC'
+    """
+    return f"{time[:16].replace('T', ' ')} UTC"
 
 
 def _truncate(label: str) -> str:

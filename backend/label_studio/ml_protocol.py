@@ -15,10 +15,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from backend.errors import UsageError
+from backend.label_studio.json_values import read_objects
 from backend.server_url import normalize_server_url
 
 START_TRAINING = "START_TRAINING"
 LABEL_EVENT_PREFIXES = ("ANNOTATION_", "ANNOTATIONS_")
+CREATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED")
 MODEL_CLASS = "Prelabel"
 NO_VERSION, SUGGESTION_VERSION = "unready", "suggestion"
 """``model_version`` of answers without a version: empty ones, and those of smart tools."""
@@ -74,11 +76,13 @@ class WebhookEvent:
         project: Label Studio's JSON of the project; None if the body has none.
         is_training_requested: whether somebody pressed Start Training.
         annotation_count: number of annotations that may have changed.
+        labeled_tasks: ids of the tasks that got their first annotation.
     """
 
     project: dict[str, Any] | None
     is_training_requested: bool
     annotation_count: int
+    labeled_tasks: frozenset[int] = frozenset()
 
 
 def parse_event(body: bytes) -> WebhookEvent:
@@ -97,6 +101,7 @@ def parse_event(body: bytes) -> WebhookEvent:
         annotation_count=_count_annotations(payload)
         if action.startswith(LABEL_EVENT_PREFIXES)
         else 0,
+        labeled_tasks=_newly_labeled_tasks(payload) if action in CREATION_EVENTS else frozenset(),
     )
 
 
@@ -165,6 +170,19 @@ def empty_response(tasks: Sequence[Any], version: str) -> dict[str, Any]:
     """Return the ``/predict`` response without a model: one empty result per task."""
     result = {"result": [], "score": 0.0, "model_version": version}
     return {"results": [result for _ in tasks], "model_version": version}
+
+
+def _newly_labeled_tasks(payload: dict[str, Any]) -> frozenset[int]:
+    """Return the ids of the tasks with their first annotation that is not a skip."""
+    annotations, tasks = (
+        read_objects({"rows": rows if isinstance(rows, list) else [rows]}, "rows")
+        for rows in (payload.get("annotation"), payload.get("task"))
+    )
+    counts = {task.get("id"): task.get("total_annotations") for task in tasks}
+    ids = (
+        annotation.get("task") for annotation in annotations if not annotation.get("was_cancelled")
+    )
+    return frozenset(id for id in ids if isinstance(id, int) and counts.get(id) in (None, 0, 1))
 
 
 def _count_annotations(payload: dict[str, Any]) -> int:
