@@ -20,6 +20,8 @@ from backend.server_url import normalize_server_url
 
 START_TRAINING = "START_TRAINING"
 LABEL_EVENT_PREFIXES = ("ANNOTATION_", "ANNOTATIONS_")
+FIRST_COUNTS = (None, 0, 1)
+"""Numbers of annotations of a task, in an event about its first one; None if it is missing."""
 CREATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED")
 MODEL_CLASS = "Prelabel"
 NO_VERSION, SUGGESTION_VERSION = "unready", "suggestion"
@@ -173,16 +175,24 @@ def empty_response(tasks: Sequence[Any], version: str) -> dict[str, Any]:
 
 
 def _newly_labeled_tasks(payload: dict[str, Any]) -> frozenset[int]:
-    """Return the ids of the tasks with their first annotation that is not a skip."""
+    """Return the ids of the tasks to which a person gave their first annotation.
+
+    Skips do not count, nor what a program submitted as another user, such as auto-accept.
+    """
     annotations, tasks = (
         read_objects({"rows": rows if isinstance(rows, list) else [rows]}, "rows")
         for rows in (payload.get("annotation"), payload.get("task"))
     )
-    counts = {task.get("id"): task.get("total_annotations") for task in tasks}
+    labeled_before = [
+        task.get("id") for task in tasks if task.get("total_annotations") not in FIRST_COUNTS
+    ]
     ids = (
-        annotation.get("task") for annotation in annotations if not annotation.get("was_cancelled")
+        annotation.get("task")
+        for annotation in annotations
+        if not annotation.get("was_cancelled")
+        and annotation.get("updated_by") in (None, annotation.get("completed_by"))
     )
-    return frozenset(id for id in ids if isinstance(id, int) and counts.get(id) in (None, 0, 1))
+    return frozenset(id for id in ids if isinstance(id, int) and id not in labeled_before)
 
 
 def _count_annotations(payload: dict[str, Any]) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -368,10 +370,20 @@ def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
         return bool(garden.lab.fetch_project(garden.project)["model_version"] == version)
 
     page.goto(garden.url)
-    page.get_by_role("button", name=f"Roll back to {first}").click()
+    page.get_by_role("link", name=f"Roll back to {first}").click()
+    expect(page.get_by_role("heading")).to_have_text(f"Roll back to {first}?")
+    expect(page.locator("main")).to_contain_text("No label changes.")
+    save_screenshot(page, shots, "dashboard-confirm")
+    page.get_by_role("link", name="Cancel").click()
+    expect(page.locator("#version")).to_have_text(newest)
+    page.get_by_role("link", name=f"Roll back to {first}").focus()
+    page.keyboard.press("Enter")  # a mouse is not needed
+    expect(page.get_by_role("button", name="Roll back")).to_be_focused()
+    page.keyboard.press("Enter")
     expect(page.locator(".notice")).to_contain_text("The earlier version is live")
     expect(page.locator("#version")).to_have_text(first)
     wait_until("Label Studio follows the roll-back", lambda: follows(first))
+    page.get_by_role("link", name=f"Make {newest} live").click()
     page.get_by_role("button", name=f"Make {newest} live").click()
     expect(page.locator("#version")).to_have_text(newest)
     wait_until("Label Studio follows the promotion", lambda: follows(newest))
@@ -415,11 +427,60 @@ def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_can
     expect(board.locator("#now")).to_contain_text("epoch", timeout=SLOW)
     expect(board.locator("#now progress")).to_be_visible()
     save_screenshot(board, shots, "dashboard-training")
+    expect(board.get_by_role("button")).to_have_text(["Cancel training"])
     board.get_by_role("button", name="Cancel training").click()
     expect(board.locator(".notice")).to_contain_text("cancelled")
     expect(board.locator("#now .state")).to_contain_text("Idle", timeout=SLOW)
     assert backend.project(project)["version"] == before
     board.close()
+
+
+def test_a_label_that_vanished_and_a_deleted_project_are_asked_about(
+    garden: Garden, lab: LabelStudioUser, browser: Browser, shots: Path
+) -> None:
+    backend, project = garden.backend, lab.create_project(title="Reds & <b>blues</b>")
+    tasks = lab.import_colours(project, 2)
+    for task in tasks:
+        lab.submit_annotation(task)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project, 4)
+    config = lab.fetch_project(project)["label_config"].replace('"red"', '"crimson"')
+    lab.request("PATCH", f"/api/projects/{project}/", json={"label_config": config})
+    wait_until("noticed", lambda: backend.project(project).get("removed_labels"))
+
+    context = browser.new_context(locale="de-DE", timezone_id="Asia/Tokyo")
+    context.set_default_timeout(BROWSER_TIMEOUT_MS)
+    page = context.new_page()
+    page.goto(f"{backend.url}/projects/{project}")
+    expect(page.locator("h1")).to_have_text(f"Reds & <b>blues</b> project {project}")
+    created = page.locator(".versions time").first
+    utc = datetime.fromisoformat(str(created.get_attribute("datetime")))
+    local = f"{utc.astimezone(ZoneInfo('Asia/Tokyo')):%d.%m.%Y, %H:%M}"
+    expect(created).to_have_text(local)
+    question = page.get_by_role("region", name="Labels that were removed")
+    expect(question).to_contain_text("2 annotations use “red”, which the labeling config no longer")
+    save_screenshot(page, shots, "dashboard-removed-label")
+    question.get_by_role("combobox").select_option("rename to crimson")
+    question.get_by_role("button", name="Save").click()
+    expect(page.locator(".notice")).to_contain_text("Saved.")
+    status = backend.wait_for_round(project, 4)
+    assert "removed_labels" not in status
+    answers = [lab.request("GET", f"/api/tasks/{task}/annotations/")[0] for task in tasks]
+    chosen = [answer["result"][0]["value"]["choices"] for answer in answers]
+    assert chosen == [["crimson"], ["blue"]] * 2
+    expect(question).to_have_count(0)  # the page follows the new version
+
+    page.goto(backend.url)
+    lab.request("DELETE", f"/api/projects/{project}/")
+    event = {"action": "PROJECT_UPDATED", "project": {"id": project}}
+    backend.http.post("/webhook", json=event)
+    card = page.get_by_role("listitem").filter(has_text=f"project {project}")
+    expect(card).to_contain_text("was deleted in Label Studio; it will leave this page on")
+    save_screenshot(page, shots, "dashboard-deleted")
+    card.get_by_role("button").click()
+    expect(page.locator(".notice")).to_contain_text("removed from this page")
+    expect(card).to_have_count(0)
+    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

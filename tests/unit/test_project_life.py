@@ -111,6 +111,11 @@ def test_labels_count_until_a_round_has_read_them() -> None:
             b'"task": [{"id": 4, "total_annotations": 1}, {"id": 5}]}',
             {4, 5},
         ),
+        (
+            b'{"action": "ANNOTATION_CREATED", "annotation": '
+            b'{"task": 4, "completed_by": 9, "updated_by": 1}, "task": {"id": 4}}',
+            set(),
+        ),
         (b'{"action": "ANNOTATION_UPDATED", "annotation": {"task": 4}}', set()),
         (b'{"action": "ANNOTATION_CREATED", "annotation": {"task": [4]}, "task": 3}', set()),
     ],
