@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from backend.cli.main import main
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.tab_views import task_list_view
 from backend.label_studio.tabs import (
@@ -23,7 +25,7 @@ from backend.label_studio.tabs import (
 )
 from backend.learning.audit import is_audit
 from backend.store.versions import VersionStore
-from demo.label_studio import LabelStudioServer
+from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import SHAPE_LABELS, DrawnObject, make_drawing
@@ -403,6 +405,8 @@ def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_can
     annotator: BrowserContext,
     page: Page,
     shots: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     backend = make_backend(
         PRELABEL_DETECTOR="builtin", PRELABEL_DETECTOR_SIZE="320", PRELABEL_RETRAIN_AFTER="1000"
@@ -427,6 +431,19 @@ def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_can
     expect(board.locator("#now")).to_contain_text("epoch", timeout=SLOW)
     expect(board.locator("#now progress")).to_be_visible()
     save_screenshot(board, shots, "dashboard-training")
+    lab.submit_regions(tasks[12], [make_box_region(thing) for thing in drawings[12].objects])
+    expect(board.locator("#labels")).to_have_text("13 of 14 1 since this round began")
+    for name, value in backend.environment.items():
+        monkeypatch.setenv(name, value)
+    for address in (backend.url, f"http://127.0.0.1:{find_free_port()}"):  # or another port
+        assert main(["status", str(project), "--backend", address, "--json"]) == 0
+        output = capsys.readouterr()
+        (told,) = json.loads(output.out)["projects"]
+        assert told["round"]["state"] == "training", address
+        assert "epoch" in told["round"]["detail"]
+        if address == backend.url:
+            assert (told["labels"], told["new_in_round"]) == (13, 1)
+            assert "13 of 14 tasks labeled, 13 of them new since the last version, 1" in output.err
     expect(board.get_by_role("button")).to_have_text(["Cancel training"])
     board.get_by_role("button", name="Cancel training").click()
     expect(board.locator(".notice")).to_contain_text("cancelled")
