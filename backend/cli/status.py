@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backend.cli import projects as known
-from backend.cli.arguments import add_backend_option, add_project_argument
+from backend.cli.arguments import DEFAULT_BACKEND_URL, add_project_argument, add_served_option
 from backend.cli.command import Command
 from backend.cli.versions import format_audit, format_estimate
 from backend.estimate import (
@@ -27,6 +27,7 @@ from backend.store.problems import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.queue_front import QueueFront
 from backend.store.round_state import read_round_state
+from backend.store.served_address import read_served_address
 from backend.store.versions import VersionCard, VersionStore
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class ProjectReport:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_project_argument(parser)
-    add_backend_option(parser)
+    add_served_option(parser)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,7 +139,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     records = projects.present()
     if options.project:
         records = [known.find_project(settings, options.project)]
-    served = _served_projects(settings, options.backend)
+    backend = options.backend or read_served_address(settings.home) or DEFAULT_BACKEND_URL
+    served = _served_projects(settings, backend)
     reports = [_read_report(settings, projects, record, served) for record in records]
     for report in reports:
         for line in _format_report(report):
@@ -263,10 +265,10 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
 
 def _format_round(status: RoundStatus | None) -> Iterator[str]:
     """Describe a round that is in progress or failed."""
-    from backend.dashboard.wording import CANCELLING_TEXT, ROUND_STATE_TEXTS
+    from backend.dashboard.wording import ROUND_STATE_TEXTS, round_text
 
-    if status and status.cancelling:
-        yield f"    now: {CANCELLING_TEXT}"
+    if status and (status.cancelling or status.waiting):
+        yield f"    now: {round_text(status)}"
     elif status and status.error:
         yield f"    the last round failed: {status.error}"
     elif status and status.state != "idle":
