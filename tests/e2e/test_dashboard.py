@@ -489,7 +489,7 @@ def test_a_label_that_vanished_and_a_deleted_project_are_asked_about(
     expect(question).to_have_count(0)  # the page follows the new version
 
     unanswered: list[Route] = []
-    page.route("**/train", unanswered.append)
+    page.route("**/train", lambda route: unanswered.append(route))
     page.get_by_role("button", name="Start training").click(no_wait_after=True)
     expect(page.get_by_role("button", name="Starting …")).to_be_disabled()
     unanswered[0].abort()
