@@ -4,6 +4,7 @@ PrelabelError                       base class of all errors that a user can fix
 ├── UsageError                      invalid command line or setting (exit status 2)
 ├── NotFoundError                   no such project, version or API key
 │   └── LabelStudioNotFoundError    … in Label Studio; also a LabelStudioError
+│       └── ProjectMissingError     the project was deleted in Label Studio
 ├── LabelStudioError                Label Studio rejected a request or is unreachable
 │   ├── AccessDeniedError           the token is invalid, expired, or lacks permission
 │   └── PrivateAddressError         Label Studio blocks requests to private addresses
@@ -59,6 +60,10 @@ class PrivateAddressError(LabelStudioError):
 
 class LabelStudioNotFoundError(LabelStudioError, NotFoundError):
     """There is no such project or task in Label Studio."""
+
+
+class ProjectMissingError(LabelStudioNotFoundError):
+    """Label Studio has no such project; it was deleted, or it never existed."""
 
 
 class ConfigError(PrelabelError):

@@ -379,6 +379,21 @@ class ControlStatus(ControlCard):
 
 
 @dataclass(frozen=True)
+class RemovedLabel:
+    """A label that annotations use and that the labeling config no longer has.
+
+    Attributes:
+        control: name of its control.
+        label: the label.
+        annotations: number of annotations with it.
+    """
+
+    control: str
+    label: str
+    annotations: int = 0
+
+
+@dataclass(frozen=True)
 class ProjectFigures:
     """The fields that round outcomes and project statuses share.
 
@@ -398,6 +413,7 @@ class ProjectFigures:
         versions: all version names, newest first.
         unanswered: tasks that were submitted without a label of a single-choice control.
         settings_reset: a person's choice of project settings that was set back; None otherwise.
+        removed_labels: labels of annotations that the labeling config no longer has.
     """
 
     title: str = ""
@@ -415,6 +431,7 @@ class ProjectFigures:
     versions: tuple[str, ...] = ()
     unanswered: tuple[int, ...] = json_field((), optional=True)
     settings_reset: SettingsReset | None = json_field(None, optional=True)
+    removed_labels: tuple[RemovedLabel, ...] = json_field((), optional=True)
 
 
 @dataclass(frozen=True)
@@ -463,6 +480,7 @@ class RoundStatus:
         detail: progress message; may be None.
         error: why the last round failed; None if it did not.
         waiting: it waits for another project's round, which ``detail`` names.
+        cancelling: its training was cancelled, and ends soon.
     """
 
     state: str = "idle"
@@ -470,6 +488,12 @@ class RoundStatus:
     detail: str | None = None
     error: str | None = None
     waiting: bool = json_field(False, optional=True)
+    cancelling: bool = json_field(False, optional=True)
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether a training runs that was not cancelled yet."""
+        return self.state == "training" and not self.cancelling
 
     @property
     def is_running(self) -> bool:
@@ -514,6 +538,9 @@ class ProjectStatus(ProjectFigures):
 
     Attributes:
         predicting: *Retrieve Predictions* in progress; None otherwise.
+        new_in_round: number of labels since the current round began; they count in ``labels``.
+        leaves_at: when a project that was deleted in Label Studio is not shown any more; empty for
+            others.
     """
 
     id: int | str = ""
@@ -523,3 +550,5 @@ class ProjectStatus(ProjectFigures):
     round: RoundStatus = RoundStatus()
     captured: CaptureCounts = CaptureCounts()
     predicting: PredictionProgress | None = json_field(None, optional=True)
+    new_in_round: int = json_field(0, optional=True)
+    leaves_at: str = json_field("", optional=True)

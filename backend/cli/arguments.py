@@ -55,12 +55,22 @@ def add_host_option(parser: argparse._ActionsContainer) -> None:
 
 
 def add_backend_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the address of the backend."""
+    """Add the option for the address at which Label Studio reaches the backend."""
     parser.add_argument(
         "--backend",
         default=DEFAULT_BACKEND_URL,
         metavar="URL",
         help=f"address at which Label Studio reaches the backend (default {DEFAULT_BACKEND_URL})",
+    )
+
+
+def add_served_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the address at which this machine reaches the backend."""
+    parser.add_argument(
+        "--backend",
+        default="",
+        metavar="URL",
+        help="address of the backend (default: where `prelabel serve` of this home folder listens)",
     )
 
 

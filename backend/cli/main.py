@@ -24,6 +24,7 @@ from backend.cli import (
     label_errors,
     predict,
     promote,
+    rename,
     rollback,
     serve,
     similar,
@@ -36,7 +37,7 @@ from backend.errors import PrelabelError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
     *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND),
-    *(import_labels.COMMAND, status.COMMAND, forget.COMMAND),
+    *(import_labels.COMMAND, status.COMMAND, rename.COMMAND, forget.COMMAND),
     *(train.COMMAND, versions.COMMAND, promote.COMMAND, rollback.COMMAND),
     *(doctor.COMMAND, advise.COMMAND, label_errors.COMMAND, similar.COMMAND),
     *(predict.COMMAND, export.COMMAND, endpoint.COMMAND, keys.COMMAND, deploy.COMMAND),

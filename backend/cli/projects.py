@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.cli import terminal
-from backend.errors import NotFoundError, UsageError
+from backend.errors import NotFoundError, RoundInProgressError, UsageError
+from backend.records import RoundStatus
 from backend.store.projects import ProjectRecord, ProjectStore
+from backend.store.round_state import published_round, read_round_state
 from backend.store.versions import VersionStore
 from backend.store.wake import request_wake
 
+log = logging.getLogger("prelabel")
+OTHER_ROUND_MESSAGE = "Another process works on project %s (%s). This command waits for it."
+LOCK_TIMEOUT_SECONDS, LOCK_POLL_SECONDS = 600.0, 1.0
+"""Time to wait for the round of another process, and interval at which its progress is shown."""
+
 if TYPE_CHECKING:
     from backend.records import RoundOutcome, RoundRequest
+    from backend.runtime.project_session import ProjectSession
     from backend.settings import Settings
 
 
@@ -26,7 +38,7 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
     if len(matches) == 1:
         return matches[0]
     projects = ProjectStore(settings.home)
-    records = projects.all()
+    records = projects.present()
     project_list = ", ".join(f"{r.id} ({r.title or 'no title yet'})" for r in records) or "none yet"
     question = f"Which project is {project!r}?" if project else "Which project?"
     message_parts = [f"{question} Connected here: {project_list}.", *projects.damaged_messages()]
@@ -37,7 +49,8 @@ def matching_projects(settings: Settings, project: str) -> list[ProjectRecord]:
     """Return the connected projects with this number or title, or the one with this id."""
     records = ProjectStore(settings.home).all()
     matches = [r for r in records if project in ("", r.id, str(r.number), r.title)]
-    return [r for r in matches if r.id == project] or matches
+    present = [r for r in matches if not r.departed]
+    return [r for r in matches if r.id == project] or present or (matches if project else [])
 
 
 def project_folder(settings: Settings, record: ProjectRecord) -> Path:
@@ -61,6 +74,14 @@ def find_version(versions: VersionStore, text: str) -> str:
     return matches[0] if matches else versions.card(text).version
 
 
+def open_session(settings: Settings, record: ProjectRecord) -> ProjectSession:
+    """Return a session of a project in this process."""
+    from backend.bootstrap import make_resources
+    from backend.runtime.project_session import ProjectSession
+
+    return ProjectSession(make_resources(settings, lock_seconds=LOCK_POLL_SECONDS), record)
+
+
 def run_round(
     settings: Settings, record: ProjectRecord, round_request: RoundRequest
 ) -> RoundOutcome:
@@ -69,16 +90,48 @@ def run_round(
     Raises:
         PrelabelError: the round failed; the live version does not change.
     """
-    from backend.bootstrap import make_resources
     from backend.loop.round import Round
-    from backend.runtime.project_session import ProjectSession
 
-    session = ProjectSession(make_resources(settings, lock_seconds=600), record)
-    with session.round_lock():
-        outcome = Round(session, _show_round_progress, None).run(round_request)
+    session = open_session(settings, record)
+    with (
+        wait_for_round_lock(session),
+        published_round(session.folder, _show_round_progress) as report,
+    ):
+        outcome = Round(session, report, None).run(round_request)
     terminal.clear_progress()
     request_wake(project_folder(settings, record))
     return outcome
+
+
+@contextlib.contextmanager
+def wait_for_round_lock(session: ProjectSession) -> Iterator[None]:
+    """Hold the lock of a project's rounds; show the round of another process meanwhile.
+
+    Raises:
+        RoundInProgressError: the other round takes longer than ``LOCK_TIMEOUT_SECONDS``.
+    """
+    deadline, has_logged = time.monotonic() + LOCK_TIMEOUT_SECONDS, False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(session.round_lock())
+                break
+            except RoundInProgressError:
+                if time.monotonic() > deadline:
+                    raise
+            progress = _describe_other_round(session.folder)
+            terminal.show_progress(f"waiting for another process: {progress}")
+            if not has_logged:
+                log.info(OTHER_ROUND_MESSAGE, session.id, progress)
+            has_logged = True
+        terminal.clear_progress()
+        yield
+
+
+def _describe_other_round(folder: Path) -> str:
+    """Return what the process does that holds the lock of a project's rounds."""
+    status = read_round_state(folder) or RoundStatus("maintenance")
+    return f"{status.state} {status.progress:.0%}  {status.detail or ''}".rstrip()
 
 
 def _show_round_progress(state: str, progress: float, detail: str) -> None:

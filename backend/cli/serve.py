@@ -30,6 +30,7 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
     from backend.server.auth import BasicAuthMiddleware
     from backend.settings import read_settings
     from backend.store.files import check_writable
+    from backend.store.served_address import save_served_address
     from backend.store.webhook_secret import load_webhook_secret
 
     settings = read_settings()
@@ -41,6 +42,7 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
 
     def print_addresses(port: int) -> None:
         url = arguments.listen_url(options.host, port)
+        save_served_address(settings.home, url)
         print_line(f"Prelabel listens at {url}{secret_path}", options)
         if not pending.has_pending(settings.label_studio_url):
             print_line(

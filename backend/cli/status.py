@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backend.cli import projects as known
-from backend.cli.arguments import add_backend_option, add_project_argument
+from backend.cli.arguments import DEFAULT_BACKEND_URL, add_project_argument, add_served_option
 from backend.cli.command import Command
 from backend.cli.versions import format_audit, format_estimate
 from backend.estimate import (
@@ -26,6 +26,8 @@ from backend.store.acceptance import AcceptanceStore
 from backend.store.problems import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.queue_front import QueueFront
+from backend.store.round_state import read_round_state
+from backend.store.served_address import read_served_address
 from backend.store.versions import VersionCard, VersionStore
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ class ProjectReport:
 
     Attributes:
         status: status with the current figures of the live version.
-        activity: what the backend is doing; None if none is running.
+        activity: what the backend is doing; None if no process of this home folder runs a round
+            and no backend is reachable.
         card: card of the live version; None before the first version.
         captures: reason → number of captured images.
         imported: number of captured images that are tasks now.
@@ -122,6 +125,9 @@ class ProjectReport:
             "notes": self.notes,
             "left_out": shared["left_out"],
             "unanswered": list(self.status.unanswered),
+            "removed_labels": [to_json(removed) for removed in self.status.removed_labels],
+            "new_in_round": self.status.new_in_round,
+            "leaves_at": self.status.leaves_at,
             "suspects": self.suspects,
             "problems": self.problems,
             **(to_json(self.activity) if self.activity else {"round": None, "predicting": None}),
@@ -135,7 +141,7 @@ class ProjectReport:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_project_argument(parser)
-    add_backend_option(parser)
+    add_served_option(parser)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
@@ -145,13 +151,12 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = read_settings()
     projects = ProjectStore(settings.home, settings.endpoint_data_dir)
-    records = projects.all()
+    records = projects.present()
     if options.project:
         records = [known.find_project(settings, options.project)]
-    activities = _current_activities(settings, options.backend)
-    reports = [
-        _read_report(settings, projects, record, activities.get(record.id)) for record in records
-    ]
+    backend = options.backend or read_served_address(settings.home) or DEFAULT_BACKEND_URL
+    served = _served_projects(settings, backend)
+    reports = [_read_report(settings, projects, record, served) for record in records]
     for report in reports:
         for line in _format_report(report):
             print_line(line, options)
@@ -166,9 +171,9 @@ def _read_report(
     settings: Settings,
     projects: ProjectStore,
     record: ProjectRecord,
-    activity: ProjectActivity | None,
+    served: dict[str, ProjectStatus],
 ) -> ProjectReport:
-    """Read a project's status from the home folder."""
+    """Read a project's status from the home folder, and what is newer from the backend."""
     folder = projects.folder(record.id)
     card = VersionStore(folder).live_card()
     status = record.status(read_outcome(folder))
@@ -177,11 +182,15 @@ def _read_report(
         status = replace(card.update_status(status), accepting=accepting)
     else:
         status = replace(status, version=None, estimate=None, outlook=None, accepting=None)
+    backend_status = served.get(record.id)
+    if backend_status:  # it counts labels before a round has read them
+        names = ("labels", "waiting", "new_in_round")
+        status = replace(status, **{name: getattr(backend_status, name) for name in names})
     captures = projects.captures(record.id)
     all_captures = list(captures.all())
     return ProjectReport(
         status=replace(status, server=status.server or settings.label_studio_url),
-        activity=activity,
+        activity=_read_activity(backend_status, folder),
         card=card,
         captures=Counter(capture.why for capture in all_captures),
         imported=sum(bool(captures.task_status(capture)[0]) for capture in all_captures),
@@ -190,13 +199,21 @@ def _read_report(
     )
 
 
-def _current_activities(settings: Settings, backend: str) -> dict[str, ProjectActivity]:
-    """Return project id → its activity; {} if no backend of this home folder is running."""
+def _read_activity(status: ProjectStatus | None, folder: Path) -> ProjectActivity | None:
+    """Return what the backend or another process of the home folder does in a project."""
+    if status:
+        return ProjectActivity(status.round, status.predicting)
+    round_status = read_round_state(folder)
+    return ProjectActivity(round_status) if round_status else None
+
+
+def _served_projects(settings: Settings, backend: str) -> dict[str, ProjectStatus]:
+    """Return project id → its status; {} if no backend of this home folder is running there."""
     from backend.onboarding.backend_connection import validate_backend_url
     from backend.onboarding.first_round import fetch_states
 
     return {
-        str(row["id"]): from_json(ProjectActivity, row)
+        str(row["id"]): from_json(ProjectStatus, row)
         for row in fetch_states(settings, validate_backend_url(backend, settings))
     }
 
@@ -220,17 +237,26 @@ def _control_json(control: ControlCard) -> JsonObject:
 
 
 def _format_report(report: ProjectReport) -> Iterator[str]:
+    from backend.dashboard.wording import explain_removed_label
+
     status = report.status
     yield f"{status.id}  {status.title}  ({status.server})"
     waiting_text = f", {status.waiting} of them new since the last version"
+    round_text = f", {status.new_in_round} since this round began"
     yield (
         f"    {status.labels} of {status.tasks} tasks labeled{waiting_text * bool(status.waiting)}"
+        f"{round_text * bool(status.new_in_round)}"
     )
     if status.version:
         yield f"    live: {status.version}, on the audit set {report.figure}"
     else:
         yield "    live: none yet; `prelabel serve` creates the first version"
-    if report.activity:
+    if status.leaves_at:
+        yield (
+            f"    was deleted in Label Studio; leaves this list on {format_utc(status.leaves_at)}. "
+            f"`prelabel forget {status.id}` removes it with its versions"
+        )
+    elif report.activity:
         yield from _format_activity(report.activity)
     for note in report.notes:
         yield f"    {note}"
@@ -247,6 +273,11 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
         yield (
             f"    probable label errors: {report.suspects} (`prelabel label-errors {status.id}`)"
         )
+    for removed in status.removed_labels:
+        yield (
+            f"    {explain_removed_label(removed, len(report.controls) > 1)} Choose a new label on "
+            f"the dashboard, or with `prelabel rename {status.id} {removed.label} NEW`"
+        )
     for reason, count in status.left_out.items():
         yield f"    left out: {count} × {reason}"
     if status.unanswered:
@@ -257,10 +288,12 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
 
 def _format_activity(activity: ProjectActivity) -> Iterator[str]:
     """Describe a round that is in progress, failed, or trained nothing, and predictions."""
-    from backend.dashboard.wording import PREDICTING_TEXT, ROUND_STATE_TEXTS
+    from backend.dashboard.wording import PREDICTING_TEXT, ROUND_STATE_TEXTS, round_text
 
     status = activity.round
-    if status.error:
+    if status.cancelling or status.waiting:
+        yield f"    now: {round_text(status)}"
+    elif status.error:
         yield f"    the last round failed: {status.error}"
     elif status.state != "idle":
         state = ROUND_STATE_TEXTS.get(status.state, status.state)
@@ -292,6 +325,16 @@ def _format_cell(estimate: IntervalEstimate | None) -> str:
     if not estimate.is_conclusive:
         return f"{TOO_EARLY_TEXT} (n = {estimate.n})"
     return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n = {estimate.n})"
+
+
+def format_utc(time: str) -> str:
+    """Format a time in ISO 8601 as date and time of day in UTC.
+
+    Example:
+        >>> format_utc("2026-11-30T08:15:42+00:00")
+        '2026-11-30 08:15 UTC'
+    """
+    return f"{time[:16].replace('T', ' ')} UTC"
 
 
 def _truncate(label: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from backend.dashboard.values import (
     LabelRow,
     ProjectPage,
     ProjectSummary,
+    PromotionQuestion,
     QueueRow,
+    RemovedLabelRow,
     VersionRow,
 )
 from backend.errors import NotFoundError, StoreError
@@ -26,8 +29,10 @@ from backend.estimate import IntervalEstimate
 from backend.records import ControlCard, ControlStatus, Outlook, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import read_json
+from backend.store.label_answers import read_label_answers
 from backend.store.label_tab import read_labeling_path
 from backend.store.problems import find_problems
+from backend.store.project_titles import title_notes
 from backend.store.projects import ProjectStore
 from backend.store.queue_front import QueueFront, StoredLabelError
 from backend.store.versions import VersionCard, VersionStore
@@ -81,20 +86,34 @@ class DashboardReader:
         self._files = JsonFileCache()
         self._version_stores: dict[str, VersionStore] = {}
 
-    def summary(self, status: ProjectStatus) -> ProjectSummary:
-        """Return a project for the overview; a damaged card is reported only on its own page."""
+    def summaries(self, projects: Sequence[ProjectStatus]) -> list[ProjectSummary]:
+        """Return all projects for the overview."""
+        notes = title_notes(projects)
+        return [self.summary(status, notes.get(status.id, "")) for status in projects]
+
+    def summary(self, status: ProjectStatus, title_note: str = "") -> ProjectSummary:
+        """Return a project for the overview; a damaged card is reported only on its own page.
+
+        Args:
+            status: of the project.
+            title_note: tells it apart from other projects with its title.
+        """
         card = None
         if status.version:
             with contextlib.suppress(StoreError, NotFoundError):
                 card = self._version_store(str(status.id)).card(status.version)
-        return self._summary(status, card)
+        return replace(self._summary(status, card), title_note=title_note)
 
     def left_out_projects(self) -> list[str]:
         """Return a sentence for each project whose record is damaged."""
         return self._projects.damaged_messages()
 
-    def page(self, status: ProjectStatus) -> ProjectPage:
+    def page(self, status: ProjectStatus, title_note: str = "") -> ProjectPage:
         """Return the values of a project's page.
+
+        Args:
+            status: of the project.
+            title_note: tells it apart from other projects with its title.
 
         Raises:
             StoreError: one of the project's files is damaged.
@@ -104,7 +123,7 @@ class DashboardReader:
         events = versions.history()
         rows = _version_rows(versions.cards(), status.version or "", versions.versions_ever_live())
         card = next((row.card for row in rows if row.live), None)
-        summary = self._summary(status, card)
+        summary = replace(self._summary(status, card), title_note=title_note)
         queue_front = QueueFront(folder, self._files.read)
         suspects = queue_front.label_errors().suspects
         captures = self._projects.captures(id)
@@ -130,7 +149,33 @@ class DashboardReader:
             roll_back_to=_rollback_target(versions),
             held=rows[0] if rows and rows[0].card.is_held and not rows[0].was_live else None,
             left_out=status.left_out,
+            removed_labels=self._removed_label_rows(status),
         )
+
+    def promotion_question(self, status: ProjectStatus, version: str) -> PromotionQuestion:
+        """Return what a person confirms before a version goes live.
+
+        Raises:
+            NotFoundError: there is no such version.
+        """
+        versions = self._version_store(str(status.id))
+        card, live = versions.card(version), None
+        with contextlib.suppress(StoreError, NotFoundError):
+            live = versions.card(status.version) if status.version else None
+        is_rollback = card.version == _rollback_target(versions)
+        return PromotionQuestion(self.summary(status), card, live, is_rollback)
+
+    def _removed_label_rows(self, status: ProjectStatus) -> list[RemovedLabelRow]:
+        """Return the removed labels, without those whose annotations are left out by decision."""
+        answers = read_label_answers(self._projects.folder(str(status.id)), self._files.read)
+        labels = {control.name: control.labels for control in status.controls}
+        rows = []
+        for removed in status.removed_labels:
+            matches = [a for a in answers if a.is_about(removed.control, removed.label)]
+            if all(answer.new for answer in matches):
+                new = matches[0].new if matches else ""
+                rows.append(RemovedLabelRow(removed, labels.get(removed.control, ()), new))
+        return rows
 
     def thumbnail_path(self, id: str, name: str) -> Path:
         """Return the path of a thumbnail, which may not exist. Callers must validate both names."""
@@ -256,7 +301,7 @@ def _capture_row(
     return CaptureRow(
         id=capture.id,
         why=wording.CAPTURE_REASON_TEXTS.get(capture.why, capture.why),
-        at=f"{at:%Y-%m-%d %H:%M}",
+        at=at.isoformat(timespec="seconds"),
         version=capture.version,
         answered=capture.annotation is not None,
         task=task,

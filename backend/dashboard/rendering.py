@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from backend.dashboard import wording
 from backend.dashboard.chart import build_chart
-from backend.dashboard.values import ProjectPage, ProjectSummary
+from backend.dashboard.values import ProjectPage, ProjectSummary, PromotionQuestion
 from backend.estimate import (
     format_audit_progress,
     format_headline,
@@ -23,6 +23,8 @@ from backend.estimate import (
 DASHBOARD_FOLDER = Path(__file__).resolve().parent
 ASSET_TYPES = {
     "style.css": "text/css",
+    "forms.js": "text/javascript",
+    "local_times.js": "text/javascript",
     "refresh.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
@@ -33,6 +35,8 @@ ACTION_NOTICES = {
     "promote": "That version is live. Its predictions are being written to Label Studio.",
     "rollback": "The earlier version is live. Its predictions are being written to Label Studio.",
     "cancel": "Training is being cancelled. The live version does not change.",
+    "labels": "Saved. If the label was renamed, its annotations are changed in the next round.",
+    "leave": "The project was removed from this page. Its versions are kept.",
 }
 """Action → notice after it; the URL contains only the name of the action."""
 
@@ -78,6 +82,7 @@ class PageRenderer:
             activity_text=wording.activity_text,
             activity_progress=wording.activity_progress,
             predicting_text=wording.PREDICTING_TEXT,
+            removed_label_text=wording.explain_removed_label,
             reason_tags=wording.QUEUE_REASON_TAGS,
             listed_versions=LISTED_VERSIONS,
             asset_hash=hashlib.sha256(all_content).hexdigest()[:8],
@@ -129,6 +134,24 @@ class PageRenderer:
             chart=build_chart(page.versions, page.outlook),
             notice=ACTION_NOTICES.get(notice, ""),
             **self._status_values(page.summary),
+        )
+
+    def promotion_question(self, question: PromotionQuestion) -> str:
+        """Render the page that asks before another version goes live."""
+        version = question.card.version
+        verb = "Roll back to" if question.is_rollback else "Make"
+        suffix = "" if question.is_rollback else " live"
+        return self._render(
+            "confirm.html",
+            root="../../../",
+            notice="",
+            heading=f"{verb} {version}{suffix}?",
+            button=f"{verb} {version}{suffix}",
+            action=f"rollback?to={version}" if question.is_rollback else f"promote/{version}",
+            s=question.summary,
+            card=question.card,
+            live=question.live,
+            open_tasks_text=wording.count_open_tasks(question.summary.status),
         )
 
     def round_status(self, summary: ProjectSummary) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.estimate import IntervalEstimate
-from backend.records import Outlook, ProjectStatus, PromotionEvent
+from backend.records import Outlook, ProjectStatus, PromotionEvent, RemovedLabel
 from backend.store.versions import VersionCard
 
 
@@ -20,12 +20,14 @@ class ProjectSummary:
         labeling_path: where people label in the order of the queue, below ``link``; empty before
             the first round.
         is_selected: most training labels are of images selected because the model was uncertain.
+        title_note: tells it apart from other projects with its title; empty if there are none.
     """
 
     status: ProjectStatus
     link: str
     labeling_path: str = ""
     is_selected: bool = False
+    title_note: str = ""
 
     @property
     def labeling_link(self) -> str:
@@ -189,7 +191,7 @@ class CaptureRow:
     Attributes:
         id: id of the request.
         why: ``uncertain``, ``rare`` or ``random``.
-        at: time of the request, UTC.
+        at: time of the request, UTC, ISO 8601.
         version: the version that predicted.
         answered: whether an application sent a correction.
         task: id of its task; 0 before the import.
@@ -208,10 +210,43 @@ class CaptureRow:
 
 
 @dataclass(frozen=True)
+class RemovedLabelRow:
+    """A label that annotations use and that the labeling config no longer has.
+
+    Attributes:
+        removed: the label.
+        labels: the labels that it can be renamed to.
+        new: the chosen one, until its annotations are changed; empty before.
+    """
+
+    removed: RemovedLabel
+    labels: Sequence[str]
+    new: str = ""
+
+
+@dataclass(frozen=True)
+class PromotionQuestion:
+    """What a person confirms before another version goes live.
+
+    Attributes:
+        summary: the project.
+        card: the version that goes live.
+        live: the live version; None before the first.
+        is_rollback: it is the version that was live before.
+    """
+
+    summary: ProjectSummary
+    card: VersionCard
+    live: VersionCard | None
+    is_rollback: bool
+
+
+@dataclass(frozen=True)
 class ProjectPage:
     """All values of a project's page.
 
     Attributes:
+        removed_labels: labels to decide on.
         problems: a sentence for each thing that a damaged file affects.
     """
 
@@ -229,4 +264,5 @@ class ProjectPage:
     roll_back_to: str
     held: VersionRow | None
     left_out: Mapping[str, int]
+    removed_labels: Sequence[RemovedLabelRow] = ()
     problems: Sequence[str] = ()

@@ -11,7 +11,7 @@ from backend.estimate import (
     format_percent,
 )
 from backend.learning.first_labels import describe_first_labels
-from backend.records import HeldVersion, ProjectStatus
+from backend.records import HeldVersion, ProjectStatus, RemovedLabel, RoundStatus
 from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
@@ -25,6 +25,7 @@ ROUND_STATE_TEXTS = {
     "pushing": "Writing predictions to Label Studio",
     "failed": "The last round failed",
 }
+CANCELLING_TEXT = "Cancelling the training"
 QUEUE_REASON_TEXTS = {
     "audit": "Selected at random to measure the accuracy. It is never used for training.",
     "check": "Confident enough to be auto-accepted. Selected at random as a spot check.",
@@ -132,11 +133,43 @@ def explain_unanswered(count: int) -> str:
 PREDICTING_TEXT = "Computing predictions for Label Studio"
 
 
+def explain_removed_label(removed: RemovedLabel, has_controls: bool) -> str:
+    """Explain that annotations use a label that the labeling config lost.
+
+    Args:
+        removed: the label.
+        has_controls: name its control, because the config has several.
+
+    Example:
+        >>> explain_removed_label(RemovedLabel("clothes", "pants", 12), has_controls=False)
+        '12 annotations use “pants”, which the labeling config no longer has.'
+    """
+    use = (
+        "1 annotation uses"
+        if removed.annotations == 1
+        else f"{removed.annotations} annotations use"
+    )
+    control = f" of {removed.control}" if has_controls else ""
+    return f"{use} “{removed.label}”{control}, which the labeling config no longer has."
+
+
+def count_open_tasks(status: ProjectStatus) -> str:
+    """Return the number of tasks without a label, as text."""
+    count = max(0, status.tasks - status.labels)
+    return "the open task" if count == 1 else f"all {count:,} open tasks"
+
+
 def activity_text(status: ProjectStatus) -> str:
     """Return what happens in a project, in a few words; what its round waits for."""
-    round_status = status.round
-    if status.predicting and not round_status.is_running:
+    if status.predicting and not status.round.is_running:
         return PREDICTING_TEXT
+    return round_text(status.round)
+
+
+def round_text(round_status: RoundStatus) -> str:
+    """Return what a round does, in a few words; what it waits for when another one runs."""
+    if round_status.cancelling:
+        return CANCELLING_TEXT
     if round_status.waiting and round_status.detail:
         return round_status.detail
     return ROUND_STATE_TEXTS.get(round_status.state, round_status.state)
@@ -152,7 +185,7 @@ def activity_progress(status: ProjectStatus) -> float | None:
 def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
     """Return a sentence about the user's next step; empty while a round is running."""
     status = summary.status
-    if status.round.is_running:
+    if status.round.is_running or status.leaves_at:
         return ""
     if status.round.state == "failed":
         return "Prelabel retries automatically. Press Start training to retry now."

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from backend.errors import LabelStudioNotFoundError, NotFoundError
+from backend.errors import LabelStudioNotFoundError, NotFoundError, ProjectMissingError
 from backend.label_studio import Json
 from backend.label_studio.api_errors import not_label_studio
 from backend.label_studio.api_session import ApiSession
-from backend.label_studio.json_values import read_object
+from backend.label_studio.json_values import read_object, read_objects
 from backend.label_studio.project_details import (
     BackendConnection,
     ProjectCounters,
@@ -30,6 +30,7 @@ ANNOTATION_FIELDS = (
 )
 """Fields of a task and, because Label Studio applies the same list, of its annotations."""
 LABELED_TASK_FIELDS = f"data,is_labeled,{ANNOTATION_FIELDS}"
+DRAFT_FIELDS = "id,draft_exists"
 LABELED_TASK_PAGE_SIZE = 100
 """Labeled tasks per page: a task whose image is part of its data may have megabytes."""
 CHANGE_FIELDS = "id,is_labeled,total_annotations,cancelled_annotations,updated_at"
@@ -55,13 +56,13 @@ class LabelStudioClient(ApiSession):
         """Return a project with its counters.
 
         Raises:
-            NotFoundError: the project does not exist.
+            ProjectMissingError: the project does not exist.
         """
         try:
             project: ProjectDetails | list[object] = self.get_json(f"api/projects/{number}/")
         except NotFoundError as error:
             self._list_projects("id")  # raises if the server is not Label Studio
-            raise NotFoundError(
+            raise ProjectMissingError(
                 f"{self.server} has no project {number}: use the number in the address of its page."
             ) from error
         if not isinstance(project, dict) or "label_config" not in project:
@@ -108,13 +109,17 @@ class LabelStudioClient(ApiSession):
         body = {"model_version": version, "sampling": UNCERTAINTY_SAMPLING}
         self.request_json("PATCH", f"api/projects/{number}/", json=body)
 
+    def set_label_config(self, number: int, xml: str) -> None:
+        """Replace the labeling config of a project."""
+        self.request_json("PATCH", f"api/projects/{number}/", json={"label_config": xml})
+
     def get_counters(self, number: int) -> ProjectCounters:
         """Return the counters of a project's tasks, annotations and predictions."""
         rows: list[ProjectCounters] = self.get_json("api/projects/counts/", {"ids": number})[
             "results"
         ]
         if not rows:
-            raise LabelStudioNotFoundError(f"{self.server} has no project {number}.")
+            raise ProjectMissingError(f"{self.server} has no project {number}.")
         return rows[0]
 
     # -- tasks ------------------------------------------------------------------------------
@@ -227,11 +232,32 @@ class LabelStudioClient(ApiSession):
         Tasks that were only skipped are left out. One page is in memory at a time, and it starts
         after the last id, so that labels of the meantime shift no task out of the list.
         """
+        yield from self._iter_by_id(
+            number, LABELED_TASK_FIELDS, _nonzero_filter("total_annotations")
+        )
+
+    def iter_annotations(self, number: int) -> Iterator[tuple[int, list[Json]]]:
+        """Yield the id and the annotations of each annotated or skipped task, page by page.
+
+        A task with both kinds of annotations may appear twice.
+        """
+        for counter in ("total_annotations", "cancelled_annotations"):
+            for row in self._iter_by_id(number, ANNOTATION_FIELDS, _nonzero_filter(counter)):
+                yield row["id"], read_objects(row, "annotations")
+
+    def iter_drafts(self, number: int) -> Iterator[Json]:
+        """Yield the drafts of all users, page by page."""
+        query = _task_filter("draft_exists", "equal", "Boolean", True)
+        for row in self._iter_by_id(number, DRAFT_FIELDS, query):
+            # lists of tasks have only the drafts of the token's owner
+            yield from self.get_json(f"api/tasks/{row['id']}/drafts")
+
+    def _iter_by_id(self, number: int, fields: str, query: Json) -> Iterator[Json]:
+        """Yield tasks page by page; each page starts after the last id."""
         last_id, size = 0, LABELED_TASK_PAGE_SIZE
         while True:
             after = _task_filter("id", "greater", "Number", last_id)
-            query = _join_filters(_nonzero_filter("total_annotations"), after)
-            rows = self._get_task_page(number, LABELED_TASK_FIELDS, 1, query, size)
+            rows = self._get_task_page(number, fields, 1, _join_filters(query, after), size)
             yield from rows
             if len(rows) < size:
                 return
@@ -272,6 +298,28 @@ class LabelStudioClient(ApiSession):
         body |= {"completed_by": user_id} if user_id else {}
         created = self.request_json("POST", f"api/tasks/{task}/annotations/", json=body)
         return int(created["id"])
+
+    def get_annotation(self, id: int) -> Json:
+        """Return an annotation.
+
+        Raises:
+            NotFoundError: it was deleted.
+        """
+        annotation: Json = self.get_json(f"api/annotations/{id}/")
+        return annotation
+
+    def delete_annotation(self, id: int) -> None:
+        """Delete an annotation, if it still exists."""
+        with contextlib.suppress(NotFoundError):
+            self.request_json("DELETE", f"api/annotations/{id}/")
+
+    def update_draft(self, id: int, result: Sequence[Json]) -> None:
+        """Replace the result of a draft.
+
+        Raises:
+            NotFoundError: it was submitted or deleted.
+        """
+        self.request_json("PATCH", f"api/drafts/{id}/", json={"result": list(result)})
 
     def update_annotation(self, id: int, result: Sequence[Json]) -> None:
         """Replace the result of an annotation.

@@ -15,10 +15,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from backend.errors import UsageError
+from backend.label_studio.json_values import read_objects
 from backend.server_url import normalize_server_url
 
 START_TRAINING = "START_TRAINING"
 LABEL_EVENT_PREFIXES = ("ANNOTATION_", "ANNOTATIONS_")
+FIRST_COUNTS = (None, 0, 1)
+"""Numbers of annotations of a task, in an event about its first one; None if it is missing."""
+CREATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED")
 MODEL_CLASS = "Prelabel"
 NO_VERSION, SUGGESTION_VERSION = "unready", "suggestion"
 """``model_version`` of answers without a version: empty ones, and those of smart tools."""
@@ -74,11 +78,13 @@ class WebhookEvent:
         project: Label Studio's JSON of the project; None if the body has none.
         is_training_requested: whether somebody pressed Start Training.
         annotation_count: number of annotations that may have changed.
+        labeled_tasks: ids of the tasks that got their first annotation.
     """
 
     project: dict[str, Any] | None
     is_training_requested: bool
     annotation_count: int
+    labeled_tasks: frozenset[int] = frozenset()
 
 
 def parse_event(body: bytes) -> WebhookEvent:
@@ -97,6 +103,7 @@ def parse_event(body: bytes) -> WebhookEvent:
         annotation_count=_count_annotations(payload)
         if action.startswith(LABEL_EVENT_PREFIXES)
         else 0,
+        labeled_tasks=_newly_labeled_tasks(payload) if action in CREATION_EVENTS else frozenset(),
     )
 
 
@@ -165,6 +172,27 @@ def empty_response(tasks: Sequence[Any], version: str) -> dict[str, Any]:
     """Return the ``/predict`` response without a model: one empty result per task."""
     result = {"result": [], "score": 0.0, "model_version": version}
     return {"results": [result for _ in tasks], "model_version": version}
+
+
+def _newly_labeled_tasks(payload: dict[str, Any]) -> frozenset[int]:
+    """Return the ids of the tasks to which a person gave their first annotation.
+
+    Skips do not count, nor what a program submitted as another user, such as auto-accept.
+    """
+    annotations, tasks = (
+        read_objects({"rows": rows if isinstance(rows, list) else [rows]}, "rows")
+        for rows in (payload.get("annotation"), payload.get("task"))
+    )
+    labeled_before = [
+        task.get("id") for task in tasks if task.get("total_annotations") not in FIRST_COUNTS
+    ]
+    ids = (
+        annotation.get("task")
+        for annotation in annotations
+        if not annotation.get("was_cancelled")
+        and annotation.get("updated_by") in (None, annotation.get("completed_by"))
+    )
+    return frozenset(id for id in ids if isinstance(id, int) and id not in labeled_before)
 
 
 def _count_annotations(payload: dict[str, Any]) -> int:

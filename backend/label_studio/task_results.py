@@ -102,9 +102,7 @@ def parse_task(
     """
     data = read_object(row, "data")
     all_annotations = read_objects(row, "annotations")
-    accepted_annotations = [
-        a for a in all_annotations if machine_user and _is_unchanged(a, machine_user)
-    ]
+    accepted_annotations = [a for a in all_annotations if is_machine_annotation(a, machine_user)]
     annotations = [
         a
         for a in all_annotations
@@ -161,9 +159,9 @@ def _is_unanswered(
     )
 
 
-def _is_unchanged(annotation: Json, machine_user: int) -> bool:
+def is_machine_annotation(annotation: Json, machine_user: int) -> bool:
     """Return whether an annotation was auto-accepted and not submitted by a person since."""
-    if annotation.get("completed_by") != machine_user:
+    if not machine_user or annotation.get("completed_by") != machine_user:
         return False
     try:
         created_at, updated_at = (

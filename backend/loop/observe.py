@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,11 @@ from typing import Any
 from backend.domain import Control, Regions, Task
 from backend.errors import DamagedFileError
 from backend.label_studio import Json
+from backend.label_studio.label_rename import count_removed_labels
 from backend.label_studio.labeling_config import LabelingConfig, read_config
 from backend.label_studio.task_results import parse_task
 from backend.learning.audit import is_audit
+from backend.records import RemovedLabel
 from backend.runtime.connection import Connection
 from backend.store.record_files import (
     has_equal_copies,
@@ -69,6 +72,7 @@ class Observation:
         config: the served controls, and the reasons why others are not served.
         tasks: all tasks.
         left_out: number of unused tasks, regions and controls, by reason.
+        removed_labels: labels of annotations that the config no longer has.
     """
 
     fingerprint: ProjectFingerprint
@@ -76,6 +80,7 @@ class Observation:
     config: LabelingConfig
     tasks: tuple[Task, ...]
     left_out: Counter[str]
+    removed_labels: tuple[RemovedLabel, ...] = ()
 
     @property
     def controls(self) -> Mapping[str, Control]:
@@ -151,8 +156,14 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
         for row in rows
     )
     listed_fingerprint = _fingerprint_from_rows(fingerprint, rows, annotations)
+    removed = count_removed_labels(itertools.chain(*annotations.values()), config.controls)
     return Observation(
-        listed_fingerprint, connection.record.audit_identity, config, tasks, left_out
+        listed_fingerprint,
+        connection.record.audit_identity,
+        config,
+        tasks,
+        left_out,
+        tuple(RemovedLabel(*name, count) for name, count in sorted(removed.items())),
     )
 
 

@@ -33,6 +33,7 @@ from backend.loop.publish.publish import Publisher, PublishResult
 from backend.loop.publish.queue_order import refresh_queue
 from backend.loop.publish.queue_settings import follow_version, recent_reset
 from backend.loop.publish.thumbnails import ThumbnailPublisher
+from backend.loop.rename_label import apply_label_answers
 from backend.loop.repair import repair_files
 from backend.loop.round_memory import RoundMemory, subtract_update_delay
 from backend.loop.train_version import VersionTrainer
@@ -79,6 +80,8 @@ class Round:
         """
         self._report("observing", 0.0, "")
         self._connection = self._session.connection
+        if apply_label_answers(self._session, self._report):
+            request = replace(request, forced=True)  # no version knows the new name
         fingerprint = fetch_fingerprint(self._connection)
         request = self.memory.adjust_request(request, fingerprint) if self.memory else request
         if self.memory and self._can_skip(self.memory, fingerprint, request):
@@ -291,6 +294,7 @@ class Round:
             versions=tuple(self._versions.names()),
             unanswered=tuple(task.id for task in observation.tasks if task.unanswered),
             settings_reset=recent_reset(self._session.folder),
+            removed_labels=observation.removed_labels,
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from backend.errors import LabelStudioError, LabelStudioNotFoundError
+from backend.errors import LabelStudioError, ProjectMissingError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.image_fetcher import TaskImageFetcher, make_task_fetcher
 from backend.settings import Settings
@@ -49,7 +49,8 @@ def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection
         settings: settings with the configured address and API key.
 
     Raises:
-        LabelStudioError: every attempt failed; the first error is raised.
+        ProjectMissingError: every server that may have the project answered that it does not.
+        LabelStudioError: every attempt failed; the first other error is raised.
     """
     failures: list[LabelStudioError] = []
     for server, candidate_token in _connection_candidates(record, token, settings):
@@ -59,8 +60,13 @@ def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection
             fetcher = make_task_fetcher(client, settings, announced=record.server)
             return Connection(record, client, fetcher)
         except LabelStudioError as error:
+            is_missing = isinstance(error, ProjectMissingError)
+            if is_missing and not record.created:  # another server's project may have its number
+                raise
             failures.append(error)
-    raise failures[0]
+    # the project is only missing if no address may have it
+    others = [error for error in failures if not isinstance(error, ProjectMissingError)]
+    raise (others or failures)[0]
 
 
 def is_server_reachable(server: str) -> bool:
@@ -107,7 +113,7 @@ def _connection_candidates(
 def _check_same_project(client: LabelStudioClient, record: ProjectRecord) -> None:
     created = parse_created_at(str(client.get_project(record.number).get("created_at", "")))
     if record.created and created and record.created != created:
-        raise LabelStudioNotFoundError(
+        raise ProjectMissingError(
             f"Project {record.number} of {client.server} is not the project that was connected: "
             "connect it again in Label Studio."
         )

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from backend.records import ProjectStatus, RoundOutcome, RoundStatus
 from backend.scheduler.capture_watch import CaptureWatcher
+from backend.scheduler.recent_labels import RecentLabels
 from backend.scheduler.worker_pool import Turn, WorkerProcess
 from backend.store.projects import ProjectRecord
 
+TRAINING_REQUESTED_DETAIL = "Training was requested and starts in a moment"
 NEVER_LABELED = float("-inf")
 
 
@@ -26,6 +28,8 @@ class ProjectState:
         detail: progress message.
         worker: the process that runs the round.
         is_waiting: the round waits for a free process.
+        is_cancelling: its training was cancelled, and ends soon.
+        recent_labels: labels that no round has read yet.
         training_paused: a training was cancelled; a new label or Start Training resumes training.
         error: error message of the last round; empty if it succeeded.
         training_requested: Start Training was pressed.
@@ -54,6 +58,8 @@ class ProjectState:
     detail: str = ""
     worker: WorkerProcess | None = None
     is_waiting: bool = False
+    is_cancelling: bool = False
+    recent_labels: RecentLabels = field(default_factory=RecentLabels)
     training_paused: bool = False
     error: str = ""
     training_requested: bool = False
@@ -96,15 +102,26 @@ class ProjectState:
         Args:
             waiting_detail: what the project waits for; empty when it does not wait.
         """
-        round_status = (
-            RoundStatus("observing", 0.0, waiting_detail, waiting=True)
-            if waiting_detail
-            else RoundStatus(self.state, self.progress, self.detail or None, self.error or None)
-        )
+        status = self.record.status(self.outcome)
         return replace(
-            self.record.status(self.outcome),
+            status,
             version=self.live_version or None,
-            waiting=self.waiting_labels,
-            round=round_status,
+            labels=max(status.labels, min(status.tasks, status.labels + len(self.recent_labels))),
+            waiting=self.waiting_labels + len(self.recent_labels),
+            new_in_round=self.recent_labels.since_start if self.worker is not None else 0,
+            round=self._round_status(waiting_detail),
             captured=self.capture_watcher.counts(),
+        )
+
+    def _round_status(self, waiting_detail: str) -> RoundStatus:
+        if waiting_detail:
+            return RoundStatus("observing", 0.0, waiting_detail, waiting=True)
+        if self.training_requested and self.wake_event.is_set() and self.worker is None:
+            return RoundStatus("observing", 0.0, TRAINING_REQUESTED_DETAIL, waiting=True)
+        return RoundStatus(
+            self.state,
+            self.progress,
+            self.detail or None,
+            self.error or None,
+            cancelling=self.is_cancelling,
         )

@@ -74,6 +74,8 @@ class Registration:
             server, number, created, is_server_alive=is_server_reachable
         )
         known_token = self._projects.readable_token(record.id)
+        if record.missing_since:
+            record = self._projects.set_present(record.id)
         has_moved = not is_same_server(servers.get(record.id, record.server), record.server)
         if has_moved or (token and token != known_token):
             candidates = {server, self._settings.label_studio_url} - {""}

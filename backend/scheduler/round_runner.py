@@ -12,6 +12,7 @@ from backend.callbacks import StateCallback
 from backend.errors import (
     LongRoundError,
     PrelabelError,
+    ProjectMissingError,
     RoundCancelledError,
     RoundInProgressError,
     StoreError,
@@ -108,6 +109,8 @@ class RoundRunner:
             project.training_paused = True
         except PrelabelError as error:
             self._fail_round(project, str(error), forced=request.forced)
+            if isinstance(error, ProjectMissingError):
+                project.record = self.projects.set_missing(project.record.id)
         except Exception as error:  # a bug must not end the loop
             log.exception("project %s", project.record.id)
             self._fail_round(project, f"{type(error).__name__}: {error}", forced=request.forced)
@@ -120,6 +123,7 @@ class RoundRunner:
             if state == "training" and detail and detail != project.detail:
                 log.info("project %s: %s", project.record.id, detail)
             project.set_state(state, detail, progress)
+            project.recent_labels.note_state(state)
 
         project.locked_elsewhere = False
         try:
@@ -140,10 +144,12 @@ class RoundRunner:
         try:
             async with self.workers.acquire(project.turn, accepts_quick=accepts_quick) as worker:
                 project.worker, project.is_waiting = worker, False
+                project.recent_labels.start_round()
                 quick = self.workers.is_quick(worker)
                 job = RoundJob(project.record.id, replace(request, quick=quick))
                 outcome, _ = await worker.run(job, report=report)
         finally:
+            project.is_cancelling = False
             project.worker, project.is_waiting = None, False  # it may run another project's job
         result: JsonObject = outcome
         return result
@@ -155,6 +161,7 @@ class RoundRunner:
         if is_full_round:
             project.pending_events -= request.hints  # more events may have arrived during the round
         project.waiting_labels = outcome.waiting
+        project.recent_labels.finish_round()
         if request.forced:
             project.untrained_reason = outcome.untrained_reason
             if project.untrained_reason:
@@ -163,6 +170,8 @@ class RoundRunner:
             project.untrained_reason = ""
         project.set_state("idle", project.untrained_reason, progress=1.0)
         project.error, project.failures = "", 0
+        if project.record.missing_since:
+            project.record = self.projects.set_present(project.record.id)
         if outcome != project.outcome:
             project.outcome = outcome
             with contextlib.suppress(StoreError):  # the file is only needed at the next start

@@ -11,19 +11,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from backend.errors import (
-    NotFoundError,
-    StoreError,
-)
+from backend.errors import NotFoundError, StoreError, UsageError
 from backend.label_studio.ml_protocol import NO_VERSION
 from backend.records import ProjectStatus
-from backend.runtime.connection import (
-    parse_created_at,
-)
+from backend.runtime.connection import parse_created_at
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.predict_queue import PredictQueue
@@ -40,6 +36,8 @@ from backend.scheduler.worker_pool import (
 from backend.settings import Settings
 from backend.store import wake
 from backend.store.files import sweep_temporary_files
+from backend.store.label_answers import LabelAnswer, save_label_answer
+from backend.store.project_titles import title_notes
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.versions import VersionStore
 
@@ -159,7 +157,12 @@ class Service:
             await asyncio.to_thread(self._projects.forget, id)
 
     def wake(
-        self, project: Mapping[str, Any] | None, *, forced: bool = False, labels: int = 0
+        self,
+        project: Mapping[str, Any] | None,
+        *,
+        forced: bool = False,
+        labels: int = 0,
+        labeled_tasks: Collection[int] = (),
     ) -> list[str]:
         """Start rounds of projects that may have changed.
 
@@ -167,6 +170,7 @@ class Service:
             project: Label Studio's project JSON with ``id`` and ``created_at``; None for all.
             forced: train regardless of the number of new labels, as Start Training does.
             labels: number of annotations that may have changed.
+            labeled_tasks: tasks that got their first annotation; they count at once.
 
         Returns:
             the ids of the woken projects.
@@ -179,6 +183,7 @@ class Service:
             if number is None or state.record.matches(number, created)
         ]
         for project_state in woken:
+            project_state.recent_labels.add(labeled_tasks)
             self._wake_project(project_state, forced, labels)
         return [project_state.record.id for project_state in woken]
 
@@ -212,6 +217,7 @@ class Service:
         """
         project_state = self._project_state(id)
         if project_state.worker is not None and project_state.state == "training":
+            project_state.is_cancelling = True
             await project_state.worker.cancel()
         return self._status(project_state)
 
@@ -235,17 +241,55 @@ class Service:
         self._round_runner.refresh_live(project_state)
         self._wake_project(project_state)
 
-    async def roll_back(self, id: str, by: str) -> None:
+    async def roll_back(self, id: str, by: str, expected: str = "") -> None:
         """Make the version before the live one live again.
+
+        Args:
+            id: the project.
+            by: who did it.
+            expected: the version that was confirmed; empty if any is accepted.
 
         Raises:
             NotFoundError: no project has this id.
             StoreError: there is no older version.
+            UsageError: it would not be the expected version.
         """
         self._project_state(id)
         versions = VersionStore(self._projects.folder(id))
         previous = await asyncio.to_thread(versions.rollback_target)
+        if expected not in ("", previous):
+            raise UsageError("The live version has changed meanwhile: open the page again.")
         await self.promote(id, previous, by, "rolled back by a person")
+
+    async def leave(self, id: str) -> None:
+        """Stop showing a project that was deleted in Label Studio; its files stay.
+
+        Raises:
+            NotFoundError: no project has this id.
+            UsageError: Label Studio has the project.
+        """
+        project_state = self._project_state(id)
+        if not project_state.record.missing_since:
+            raise UsageError("Label Studio has this project: delete its connection there first.")
+        await asyncio.to_thread(partial(self._projects.set_missing, id, departed=True))
+        self._scan_home()
+
+    async def answer_label(self, id: str, answer: LabelAnswer) -> None:
+        """Save what happens to annotations with a label that the labeling config lost.
+
+        Raises:
+            NotFoundError: no project has this id, or no annotation has the label any more.
+            UsageError: the labeling config does not have the new label.
+        """
+        project_state = self._project_state(id)
+        outcome = project_state.outcome
+        if not any(answer.is_about(row.control, row.label) for row in outcome.removed_labels):
+            raise NotFoundError(f"No annotation has the removed label {answer.label!r} any more.")
+        labels = {name for c in outcome.controls if c.name == answer.control for name in c.labels}
+        if answer.new and answer.new not in labels:
+            raise UsageError(f"The labeling config does not have the label {answer.new!r}.")
+        await asyncio.to_thread(save_label_answer, self._projects.folder(id), answer)
+        self._wake_project(project_state)
 
     # -- waking -----------------------------------------------------------------------------
 
@@ -298,8 +342,9 @@ class Service:
         records, damaged = self._projects.read_all()
         for id, message in damaged.items():
             self._supervisor.report_once(f"project {id} is skipped", message)
+        records = [record for record in records if not record.departed]
         known_ids = {record.id for record in records} | damaged.keys()
-        for id in self._project_states.keys() - known_ids:  # by `prelabel forget`
+        for id in self._project_states.keys() - known_ids:  # forgotten, or departed
             self._stop_project(id)
         for record in records:
             with self._supervisor.log_errors(f"files of project {record.id}"):
@@ -318,8 +363,10 @@ class Service:
 
     def _waiting_detail(self, project: ProjectState) -> str:
         """Return what a waiting project waits for."""
+        notes = title_notes(state.status() for state in self._project_states.values())
         others = [
             f"“{other.record.title or other.record.id}”"
+            + (f", {note}," if (note := notes.get(other.status().id)) else "")
             + (f" ({other.detail})" if other.detail else "")
             for other in self._project_states.values()
             if other.worker is not None and other is not project

@@ -15,6 +15,8 @@ from backend.dashboard.values import ProjectSummary
 from backend.errors import NotFoundError, PrelabelError
 from backend.scheduler.service import Service
 from backend.server.cross_origin import explain_form_refusal
+from backend.server.form_fields import read_label_answer
+from backend.store.project_titles import title_notes
 
 DASHBOARD_ACTOR = "the dashboard"
 CONTENT_SECURITY_POLICY = (
@@ -67,11 +69,25 @@ class DashboardRoutes:
         notice = request.query_params.get("done", "")
         try:
             state = self._service.project(id)
+            title_note = title_notes(self._service.projects()).get(state.id, "")
             page = await asyncio.to_thread(
-                lambda: self._pages.render_project(self._reader.page(state), notice)
+                lambda: self._pages.render_project(self._reader.page(state, title_note), notice)
             )
         except PrelabelError as error:
             return self._error_page(error, "../")
+        return _html_response(page)
+
+    async def promotion_question(self, id: str, version: str) -> Response:
+        """Return the page that asks before another version goes live."""
+        try:
+            state = self._service.project(id)
+            page = await asyncio.to_thread(
+                lambda: self._pages.promotion_question(
+                    self._reader.promotion_question(state, version)
+                )
+            )
+        except PrelabelError as error:
+            return self._error_page(error, "../../../")
         return _html_response(page)
 
     async def round_status(self, request: Request, id: str) -> Response:
@@ -111,7 +127,14 @@ class DashboardRoutes:
         )
 
     async def submit_form(
-        self, request: Request, id: str, name: str, parent_path: str, run_action: FormAction
+        self,
+        request: Request,
+        id: str,
+        name: str,
+        parent_path: str,
+        run_action: FormAction,
+        *,
+        to_overview: bool = False,
     ) -> Response:
         """Run a form's action, and redirect the browser to the project's page.
 
@@ -121,6 +144,7 @@ class DashboardRoutes:
             name: name of the action, shown as a notice.
             parent_path: relative path from the form's URL to the folder of the project's page.
             run_action: called with the project's id.
+            to_overview: redirect to the overview, because the project's page is gone.
         """
         refusal_reason = explain_form_refusal(request.headers, has_auth=self._has_auth)
         if refusal_reason:
@@ -130,8 +154,9 @@ class DashboardRoutes:
             await run_action(id)
         except PrelabelError as error:
             return self._error_page(error, f"{parent_path}../")
+        page_path = f"{parent_path}../" if to_overview else f"{parent_path}{id}"
         return RedirectResponse(
-            f"{parent_path}{id}?done={name}", 303, {**SECURITY_HEADERS, **NO_CACHE_HEADERS}
+            f"{page_path}?done={name}", 303, {**SECURITY_HEADERS, **NO_CACHE_HEADERS}
         )
 
     def not_found(self, path: str) -> Response:
@@ -142,7 +167,7 @@ class DashboardRoutes:
 
     async def _summaries(self) -> list[ProjectSummary]:
         states = self._service.projects()
-        return await asyncio.to_thread(lambda: [self._reader.summary(state) for state in states])
+        return await asyncio.to_thread(self._reader.summaries, states)
 
     def _error_page(self, error: PrelabelError, root: str) -> Response:
         is_missing = isinstance(error, NotFoundError)
@@ -175,6 +200,10 @@ def _add_page_routes(app: FastAPI, routes: DashboardRoutes) -> None:
     async def project(request: Request, id: str) -> Response:
         return await routes.project(request, id)
 
+    @app.get("/projects/{id}/confirm/{version}", include_in_schema=False)
+    async def confirm(id: str, version: str) -> Response:
+        return await routes.promotion_question(id, version)
+
     @app.get("/projects/{id}/now", include_in_schema=False)
     async def now(request: Request, id: str) -> Response:
         return await routes.round_status(request, id)
@@ -206,8 +235,23 @@ def _add_form_routes(app: FastAPI, routes: DashboardRoutes, service: Service) ->
             id,
             "rollback",
             "../",
-            lambda project: service.roll_back(project, DASHBOARD_ACTOR),
+            lambda project: service.roll_back(
+                project, DASHBOARD_ACTOR, request.query_params.get("to", "")
+            ),
         )
+
+    @app.post("/projects/{id}/leave", include_in_schema=False)
+    async def leave(request: Request, id: str) -> Response:
+        return await routes.submit_form(
+            request, id, "leave", "../", service.leave, to_overview=True
+        )
+
+    @app.post("/projects/{id}/labels", include_in_schema=False)
+    async def labels(request: Request, id: str) -> Response:
+        async def save_answer(project: str) -> None:
+            await service.answer_label(project, await read_label_answer(request))
+
+        return await routes.submit_form(request, id, "labels", "../", save_answer)
 
     @app.post("/projects/{id}/promote/{version}", include_in_schema=False)
     async def promote(request: Request, id: str, version: str) -> Response:

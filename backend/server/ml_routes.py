@@ -48,7 +48,10 @@ def add_ml_routes(app: FastAPI, service: Service) -> None:
         """Start rounds of the projects that may have changed."""
         event = parse_event(await _read_event_body(request))
         woken_projects = service.wake(
-            event.project, forced=event.is_training_requested, labels=event.annotation_count
+            event.project,
+            forced=event.is_training_requested,
+            labels=event.annotation_count,
+            labeled_tasks=event.labeled_tasks,
         )
         return {"status": "woken", "projects": woken_projects}
 

@@ -6,10 +6,11 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backend.errors import NotFoundError, StoreError
-from backend.json_records import JsonObject, unknown_keys
+from backend.json_records import JsonObject, json_field, unknown_keys
 from backend.records import ProjectFigures, ProjectStatus, RoundOutcome
 from backend.server_url import split_url, strip_credentials
 from backend.store.captures import CaptureStore
@@ -26,6 +27,9 @@ from backend.store.record_files import (
 from backend.store.servers import is_same_server
 
 RECORD_FILE, OUTCOME_FILE = "project.json", "summary.json"
+MISSING_PERIOD = timedelta(days=1)
+"""Time for which a project must be missing before it departs: the answer may be a mistake, such as
+that of a Label Studio that is restored from a backup."""
 TOKEN_FIX = "connect the project again"  # noqa: S105 - advice, not a token
 RECORD_FIX = "restore it, or connect the project again, which trains it from scratch"
 
@@ -43,6 +47,10 @@ class ProjectRecord:
             project from a later one with the same number.
         title: last known title.
         drawn: seed of the audit set if it was drawn before ``created`` was known.
+        missing_since: when Label Studio first answered that the project does not exist, UTC, ISO
+            8601; empty while it exists.
+        departed: it was missing for so long that it is not shown or polled any more. Its files
+            stay, and the endpoint serves its versions, until it is forgotten.
     """
 
     id: str
@@ -51,12 +59,21 @@ class ProjectRecord:
     created: int = 0
     title: str = ""
     drawn: str = ""
+    missing_since: str = json_field("", optional=True)
+    departed: bool = json_field(False, optional=True)
     unknown: JsonObject = unknown_keys()
 
     @property
     def audit_identity(self) -> str:
         """Seed of the audit set; it never changes, so that no audit image is ever trained on."""
         return self.drawn or f"{self.number}.{self.created}"
+
+    @property
+    def leaves_at(self) -> str:
+        """When a missing project departs, UTC, ISO 8601; empty for others."""
+        if not self.missing_since:
+            return ""
+        return (datetime.fromisoformat(self.missing_since) + MISSING_PERIOD).isoformat()
 
     def matches(self, number: object, created: int) -> bool:
         """Return whether the record has a number, and a time of creation if both are known."""
@@ -72,6 +89,7 @@ class ProjectRecord:
             server=self.server,
             number=self.number,
             version=outcome.version or None,
+            leaves_at=self.leaves_at,
         )
 
 
@@ -92,6 +110,10 @@ class ProjectStore:
     def all(self) -> list[ProjectRecord]:
         """Return all projects by folder name, without damaged records."""
         return self.read_all()[0]
+
+    def present(self) -> list[ProjectRecord]:
+        """Return all projects that did not depart."""
+        return [record for record in self.all() if not record.departed]
 
     def damaged_messages(self) -> list[str]:
         """Return an error message for each damaged record."""
@@ -201,6 +223,25 @@ class ProjectStore:
             if record.title != title or not has_equal_copies(self.folder(id) / RECORD_FILE):
                 self._write(replace(record, title=title))
 
+    def set_missing(self, id: str, *, departed: bool = False) -> ProjectRecord:
+        """Record that Label Studio does not have a project, and return the record.
+
+        Args:
+            id: the project.
+            departed: it departs now, and not only after it was missing for ``MISSING_PERIOD``.
+        """
+        with self._lock:
+            record, now = self.get(id), datetime.now(UTC)
+            since = record.missing_since or now.isoformat(timespec="seconds")
+            record = replace(record, missing_since=since)
+            is_over = now >= datetime.fromisoformat(record.leaves_at)
+            return self._write(replace(record, departed=departed or is_over))
+
+    def set_present(self, id: str) -> ProjectRecord:
+        """Record that Label Studio has a project again, and return the record."""
+        with self._lock:
+            return self._write(replace(self.get(id), missing_since="", departed=False))
+
     def token(self, id: str) -> str:
         """Return the token that Label Studio sent to ``/setup``; empty without one."""
         file = self._token_file(id)
@@ -268,10 +309,20 @@ def _read_record(folder: Path) -> ProjectRecord | None:
     def check(record: ProjectRecord) -> None:
         if record.id != folder.name:
             raise TypeError(f"it is that of project {record.id[:80]!a}")
+        _check_time(record.missing_since)
 
     file = folder / RECORD_FILE
     record = read_backed_up(file, ProjectRecord, fix=RECORD_FIX, check=check)
     return record and replace(record, server=strip_credentials(record.server))
+
+
+def _check_time(text: str) -> None:
+    try:
+        is_utc = not text or datetime.fromisoformat(text).utcoffset() == timedelta(0)
+    except ValueError:
+        is_utc = False
+    if not is_utc:
+        raise TypeError(f"{text[:40]!a} is not a time in UTC")
 
 
 def read_outcome(folder: Path) -> RoundOutcome:

@@ -38,6 +38,7 @@ from backend.scheduler.jobs import (
     job_from_json,
 )
 from backend.settings import read_settings
+from backend.store.round_state import published_round
 
 if TYPE_CHECKING:
     from backend.loop.publish.retire import PredictionCleanup
@@ -100,9 +101,10 @@ class JobRunner:
         with session.round_lock():
             memory = self._round_memories.pop(session.id, None)
             is_cancelled = partial(self._cancelled_jobs.__contains__, job_id)
-            current_round = Round(session, report, memory, is_cancelled)
             try:
-                outcome = current_round.run(job.request)
+                with published_round(session.folder, report) as published:
+                    current_round = Round(session, published, memory, is_cancelled)
+                    outcome = current_round.run(job.request)
             except PrelabelError:
                 session.forget_connection()
                 raise

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from backend.cli.main import main
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.label_rename import LabelRename, LabelRenamer
 from backend.label_studio.tabs import LABEL_NEXT_TAB
+from backend.label_studio.task_results import is_machine_annotation
+from backend.store.label_answers import LabelAnswer, save_label_answer
+from backend.store.projects import ProjectStore
 from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.cli import json_output, run_prelabel
-from tests.support.harness import BackendServer, LabelStudioUser, wait_until
+from tests.support.harness import (
+    CHOICES_CONFIG,
+    BackendServer,
+    Json,
+    LabelStudioUser,
+    wait_until,
+)
 
 
 def test_connect_status_versions_rollback_promote_train(
@@ -71,6 +84,112 @@ def test_connect_status_versions_rollback_promote_train(
     told = run_prelabel("status", **env)
     assert "9 of 20 tasks labeled" in told.stdout
     assert trained["version"] in told.stdout
+
+
+RENAME_CONFIG = """<View>
+  <Image name="image" value="$image"/>
+  <!-- red is not a colour of the boxes -->
+  <Choices name="colour" toName="image" choice="multiple" showInline='true'>
+    <Choice value="red"  hotkey="1" background='red' /><Choice value="blue"/>
+  </Choices>
+  <RectangleLabels name="boxes" toName="image"><Label value="red"/></RectangleLabels>
+  <KeyPointLabels name="dots" toName="image"><Label value="ant"/></KeyPointLabels>
+</View>"""
+
+
+def make_labeled_region(control: str, kind: str, label: str) -> Json:
+    """Return a box or a point as the browser sends it."""
+    value = {"x": 10.0, "y": 20.0, "width": 30.0, kind: [label]}
+    value |= {"height": 30.0, "rotation": 0} if kind == "rectanglelabels" else {}
+    return {"id": control, "from_name": control, "to_name": "image", "type": kind, "value": value}
+
+
+def test_renaming_a_label_keeps_all_its_annotations(
+    lab: LabelStudioUser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def rename(*arguments: str) -> Json:
+        assert main(["rename", str(project), *arguments, "--json"]) == 0
+        result: Json = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return result
+
+    def refusal(*arguments: str) -> str:
+        assert main(["rename", *arguments]) == 2
+        return capsys.readouterr().err
+
+    project = lab.create_project(RENAME_CONFIG, title="rename")
+    tasks = lab.import_colours(project, 3)
+    for name, value in (("URL", lab.url), ("API_KEY", lab.token)):
+        monkeypatch.setenv(f"LABEL_STUDIO_{name}", value)
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    ProjectStore(tmp_path).register(lab.url, project)
+    box = make_labeled_region("boxes", "rectanglelabels", "red")
+    dot = make_labeled_region("dots", "keypointlabels", "ant")
+    lab.submit_regions(tasks[0], [lab.make_choice_region(["red", "blue"]), box, dot])
+    lab.submit_annotation(tasks[1], "blue")
+    body = {"result": [lab.make_choice_region(["red"])]}
+    lab.request("POST", f"/api/tasks/{tasks[2]}/annotations/", json=body | {"was_cancelled": True})
+    member = lab.join_by_invitation("rename@example.com")
+    member.request("POST", f"/api/tasks/{tasks[3]}/drafts", json=body | {"lead_time": 1})
+    member.close()
+    machine = LabelStudioClient(lab.url, lab.token).ensure_machine_user()
+    lab.request(
+        "POST", f"/api/tasks/{tasks[4]}/annotations/", json=body | {"completed_by": machine}
+    )
+
+    assert "--control colour or --control boxes" in refusal("red", "crimson")
+    assert "To merge them" in refusal("red", "blue", "--control", "colour")
+    assert rename("red", "dark & red", "--control", "colour") == {
+        "project": str(project),
+        "old": "red",
+        "new": "dark & red",
+        "annotations": 3,
+        "drafts": 1,
+        "refused_drafts": 0,
+    }
+    assert rename("ant", "bee")["annotations"] == 1
+    assert rename("red", "crimson")["annotations"] == 1, "of the boxes"
+    expected = RENAME_CONFIG.replace('value="red"  ', 'value="dark &amp; red"  ')
+    expected = expected.replace('"ant"', '"bee"').replace('"red"', '"crimson"')
+    assert lab.fetch_project(project)["label_config"] == expected
+    (first,) = lab.request("GET", f"/api/tasks/{tasks[0]}/annotations/")
+    dot["value"]["keypointlabels"], box["value"]["rectanglelabels"] = ["bee"], ["crimson"]
+    assert first["result"] == [lab.make_choice_region(["dark & red", "blue"]), box, dot]
+    by_task = {row["id"]: row["annotations"] for row in lab.list_tasks(project)}
+    renamed = [lab.make_choice_region(["dark & red"])]
+    (skipped,) = by_task[tasks[2]]
+    assert (skipped["result"], skipped["was_cancelled"]) == (renamed, True)
+    (accepted,) = by_task[tasks[4]]
+    assert (accepted["result"], accepted["completed_by"]) == (renamed, machine)
+    assert is_machine_annotation(accepted, machine), "it still counts as nobody's"
+    (draft,) = lab.request("GET", f"/api/tasks/{tasks[3]}/drafts")
+    assert (draft["result"], draft["user"]) == (renamed, "rename@example.com")
+    assert "Neither the labeling config nor an annotation has" in refusal("red", "dark & red")
+
+
+def test_a_round_continues_an_interrupted_rename(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
+    project = lab.create_project(title="interrupted")
+    tasks = lab.import_colours(project, 2)
+    for task in tasks:
+        lab.submit_annotation(task)
+    client = LabelStudioClient(lab.url, lab.token)
+    LabelRenamer(client, project, LabelRename("colour", "red", "crimson")).add_new_label()
+    answer = LabelAnswer("colour", "red", "crimson", keeps_old=True)
+    projects = ProjectStore(backend.home)
+    save_label_answer(projects.folder(projects.register(lab.url, project).id), answer)
+    lab.connect_backend(project, backend.url)
+    status = backend.wait_for_round(project, 4)
+    assert status["controls"][0]["labels"] == ["crimson", "blue"]
+    assert set(status["controls"][0]["examples"]) == {"crimson", "blue"}
+    config = CHOICES_CONFIG.format(choice="single").replace('"red"', '"crimson"')
+    assert lab.fetch_project(project)["label_config"] == config.strip()
+    answers = [lab.request("GET", f"/api/tasks/{task}/annotations/")[0] for task in tasks]
+    chosen = [answer["result"][0]["value"]["choices"] for answer in answers]
+    assert chosen == [["crimson"], ["blue"]] * 2
 
 
 def same_figures(done: subprocess.CompletedProcess[str], backend: BackendServer) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from backend.cli.main import main
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.tab_views import task_list_view
 from backend.label_studio.tabs import (
@@ -21,7 +25,7 @@ from backend.label_studio.tabs import (
 )
 from backend.learning.audit import is_audit
 from backend.store.versions import VersionStore
-from demo.label_studio import LabelStudioServer
+from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import SHAPE_LABELS, DrawnObject, make_drawing
@@ -368,10 +372,20 @@ def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
         return bool(garden.lab.fetch_project(garden.project)["model_version"] == version)
 
     page.goto(garden.url)
-    page.get_by_role("button", name=f"Roll back to {first}").click()
+    page.get_by_role("link", name=f"Roll back to {first}").click()
+    expect(page.get_by_role("heading")).to_have_text(f"Roll back to {first}?")
+    expect(page.locator("main")).to_contain_text("No label changes.")
+    save_screenshot(page, shots, "dashboard-confirm")
+    page.get_by_role("link", name="Cancel").click()
+    expect(page.locator("#version")).to_have_text(newest)
+    page.get_by_role("link", name=f"Roll back to {first}").focus()
+    page.keyboard.press("Enter")  # a mouse is not needed
+    expect(page.get_by_role("button", name="Roll back")).to_be_focused()
+    page.keyboard.press("Enter")
     expect(page.locator(".notice")).to_contain_text("The earlier version is live")
     expect(page.locator("#version")).to_have_text(first)
     wait_until("Label Studio follows the roll-back", lambda: follows(first))
+    page.get_by_role("link", name=f"Make {newest} live").click()
     page.get_by_role("button", name=f"Make {newest} live").click()
     expect(page.locator("#version")).to_have_text(newest)
     wait_until("Label Studio follows the promotion", lambda: follows(newest))
@@ -391,6 +405,8 @@ def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_can
     annotator: BrowserContext,
     page: Page,
     shots: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     backend = make_backend(
         PRELABEL_DETECTOR="builtin", PRELABEL_DETECTOR_SIZE="320", PRELABEL_RETRAIN_AFTER="1000"
@@ -415,11 +431,79 @@ def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_can
     expect(board.locator("#now")).to_contain_text("epoch", timeout=SLOW)
     expect(board.locator("#now progress")).to_be_visible()
     save_screenshot(board, shots, "dashboard-training")
+    lab.submit_regions(tasks[12], [make_box_region(thing) for thing in drawings[12].objects])
+    expect(board.locator("#labels")).to_have_text("13 of 14 1 since this round began")
+    for name, value in backend.environment.items():
+        monkeypatch.setenv(name, value)
+    nobody = f"http://127.0.0.1:{find_free_port()}"
+    for address in ([], ["--backend", nobody]):  # a server that cannot be reached trains, too
+        assert main(["status", str(project), *address, "--json"]) == 0
+        output = capsys.readouterr()
+        (told,) = json.loads(output.out)["projects"]
+        assert told["round"]["state"] == "training", address
+        assert "epoch" in told["round"]["detail"]
+        if not address:
+            assert (told["labels"], told["new_in_round"]) == (13, 1)
+            assert "13 of 14 tasks labeled, 13 of them new since the last version, 1" in output.err
+    expect(board.get_by_role("button")).to_have_text(["Cancel training"])
     board.get_by_role("button", name="Cancel training").click()
     expect(board.locator(".notice")).to_contain_text("cancelled")
     expect(board.locator("#now .state")).to_contain_text("Idle", timeout=SLOW)
     assert backend.project(project)["version"] == before
     board.close()
+
+
+def test_a_label_that_vanished_and_a_deleted_project_are_asked_about(
+    garden: Garden, lab: LabelStudioUser, browser: Browser, shots: Path
+) -> None:
+    backend, project = garden.backend, lab.create_project(title="Reds & <b>blues</b>")
+    tasks = lab.import_colours(project, 2)
+    for task in tasks:
+        lab.submit_annotation(task)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project, 4)
+    config = lab.fetch_project(project)["label_config"].replace('"red"', '"crimson"')
+    lab.request("PATCH", f"/api/projects/{project}/", json={"label_config": config})
+    wait_until("noticed", lambda: backend.project(project).get("removed_labels"))
+
+    context = browser.new_context(locale="de-DE", timezone_id="Asia/Tokyo")
+    context.set_default_timeout(BROWSER_TIMEOUT_MS)
+    page = context.new_page()
+    page.goto(f"{backend.url}/projects/{project}")
+    expect(page.locator("h1")).to_have_text(f"Reds & <b>blues</b> project {project}")
+    created = page.locator(".versions time").first
+    utc = datetime.fromisoformat(str(created.get_attribute("datetime")))
+    local = f"{utc.astimezone(ZoneInfo('Asia/Tokyo')):%d.%m.%Y, %H:%M}"
+    expect(created).to_have_text(local)
+    question = page.get_by_role("region", name="Labels that were removed")
+    expect(question).to_contain_text("2 annotations use “red”, which the labeling config no longer")
+    save_screenshot(page, shots, "dashboard-removed-label")
+    question.get_by_role("combobox").select_option("rename to crimson")
+    question.get_by_role("button", name="Save").click()
+    expect(page.locator(".notice")).to_contain_text("Saved.")
+    status = backend.wait_for_round(project, 4)
+    assert "removed_labels" not in status
+    answers = [lab.request("GET", f"/api/tasks/{task}/annotations/")[0] for task in tasks]
+    chosen = [answer["result"][0]["value"]["choices"] for answer in answers]
+    assert chosen == [["crimson"], ["blue"]] * 2
+    expect(question).to_have_count(0)  # the page follows the new version
+
+    unanswered: list[Route] = []
+    page.route("**/train", lambda route: unanswered.append(route))
+    page.get_by_role("button", name="Start training").click(no_wait_after=True)
+    expect(page.get_by_role("button", name="Starting …")).to_be_disabled()
+    unanswered[0].abort()
+    page.goto(backend.url)
+    lab.request("DELETE", f"/api/projects/{project}/")
+    event = {"action": "PROJECT_UPDATED", "project": {"id": project}}
+    backend.http.post("/webhook", json=event)
+    card = page.get_by_role("listitem").filter(has_text=f"project {project}")
+    expect(card).to_contain_text("was deleted in Label Studio; it will leave this page on")
+    save_screenshot(page, shots, "dashboard-deleted")
+    card.get_by_role("button").click()
+    expect(page.locator(".notice")).to_contain_text("removed from this page")
+    expect(card).to_have_count(0)
+    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

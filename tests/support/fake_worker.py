@@ -3,8 +3,9 @@
 Of a label check it notes the project. A warm-up of version ``die`` ends the process, and one of
 another version fails with the error of that name. A round takes two epochs of some seconds. It
 fails as in progress elsewhere while a file ``busy`` exists beside the notes, is cancelled while
-``cancelled`` does, and leaves one label waiting while ``waiting`` does. While ``long`` exists, a
-worker for quick work refuses the round. While ``hold-<project>`` exists, the round goes on.
+``cancelled`` does, fails as for a deleted project while ``missing`` does, and leaves one label
+waiting while ``waiting`` does. While ``long`` exists, a worker for quick work refuses the round.
+While ``hold-<project>`` exists, the round goes on.
 Arguments: the file for the notes, seconds per task or epoch, and the niceness.
 """
 
@@ -63,6 +64,8 @@ def run_round(id: int, job: RoundJob, notes_file: Path, seconds: float) -> JsonO
         time.sleep(seconds)
     while (folder / f"hold-{job.project}").exists():
         time.sleep(0.01)
+    if (folder / "missing").exists():
+        return {"failed": {"kind": "ProjectMissingError", "text": "It has no project 1."}}
     if (folder / "busy").exists():
         return {"failed": {"kind": "RoundInProgressError", "text": "Another process is at it."}}
     if (folder / "cancelled").exists():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,17 +24,14 @@ from backend.records import (
     CurvePrediction,
     HeldVersion,
     Outlook,
-    ProjectStatus,
     RoundStatus,
 )
-from backend.scheduler.service import Service
-from backend.server.app import create_app
 from backend.server.cross_origin import explain_form_refusal
-from backend.settings import Settings
 from backend.store.captures import CaptureStore
 from backend.store.files import write_json
 from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
 from backend.store.versions import VersionStore
+from tests.support.dashboard_client import SERVER, page, served, text
 from tests.support.dashboard_homes import (
     CONTROL_DESCRIPTIONS,
     make_card,
@@ -44,17 +39,7 @@ from tests.support.dashboard_homes import (
     make_project_status,
 )
 
-SERVER = "http://label.example"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
-
-
-def page(home: Path, shown: ProjectStatus, notice: str = "") -> str:
-    return PageRenderer(10).render_project(DashboardReader(home, SERVER).page(shown), notice)
-
-
-def text(html: str) -> str:
-    """Return the text without tags."""
-    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
 # -- pages -----------------------------------------------------------------------------------
@@ -431,24 +416,6 @@ def test_only_forms_of_the_dashboards_own_pages_are_accepted(
     reason = explain_form_refusal({"host": "localhost:9090", **headers}, has_auth=secured)
     assert bool(reason) == bool(refused)
     assert refused in reason
-
-
-Asking = Callable[[httpx.AsyncClient], Awaitable[None]]
-
-
-def served(home: Path, ask: Asking) -> None:
-    """Ask a server whose Label Studio is away."""
-
-    async def run() -> None:
-        settings = Settings(home=home, label_studio_url="http://127.0.0.1:9", api_key="x")
-        service = Service(settings)
-        await service.start()
-        transport = httpx.ASGITransport(create_app(service))
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            await ask(client)
-        await service.stop()
-
-    asyncio.run(run())
 
 
 def test_browsers_get_pages_and_programs_get_json(tmp_path: Path) -> None:

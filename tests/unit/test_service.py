@@ -12,6 +12,8 @@ import sys
 import time
 import zipfile
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -47,7 +49,8 @@ from backend.server.ml_routes import MAX_SETUP_BYTES
 from backend.server.source_archive import zip_source
 from backend.settings import Settings
 from backend.store import wake
-from backend.store.projects import ProjectStore
+from backend.store.projects import ProjectStore, save_outcome
+from backend.store.record_files import write_backed_up
 
 ROOT = Path(__file__).parents[2]
 PoolWork = Callable[[WorkerPool], Awaitable[None]]
@@ -312,7 +315,9 @@ def test_start_training_is_kept_while_another_process_runs_a_round(
         await until(partial(in_state, service, "idle"))
 
     asks = with_service(tmp_path, [1], work)
-    assert [ask["forced"] for ask in asks] == [False, True, True]
+    forced = [ask["forced"] for ask in asks]
+    assert len(forced) > 2
+    assert forced == [False, *[True] * (len(forced) - 1)]
 
 
 def test_start_training_without_a_label_says_why_until_there_is_one(tmp_path: Path) -> None:
@@ -385,6 +390,91 @@ def test_a_waiting_project_reports_what_it_waits_for(tmp_path: Path) -> None:
         await until(lambda: all(in_state(service, "idle", id) for id in ("1", "2")))
 
     assert [ask["quick"] for ask in with_service(tmp_path, [1, 2], work)] == [False, False]
+
+
+def test_labels_count_at_once_while_a_round_runs(tmp_path: Path) -> None:
+    (tmp_path / "hold-1").touch()
+
+    def event(action: str, task: int, **annotation: object) -> bytes:
+        return json.dumps(
+            {
+                "action": action,
+                "project": {"id": 1},
+                "task": {"id": task, "total_annotations": 1},
+                "annotation": {"task": task, **annotation},
+            }
+        ).encode()
+
+    async def work(service: Service) -> None:
+        app = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as client:
+            await until(partial(in_state, service, "training"))
+            for task in (5, 6, 6):
+                await client.post("/webhook", content=event("ANNOTATION_CREATED", task))
+            await client.post("/webhook", content=event("ANNOTATION_UPDATED", 7))
+            skip = event("ANNOTATION_CREATED", 8, was_cancelled=True)
+            await client.post("/webhook", content=skip)
+            row = (await client.get("/api/projects/1")).json()
+            assert (row["labels"], row["waiting"], row["new_in_round"]) == (2, 2, 2)
+            page = (await client.get("/projects/1/now")).text
+            assert "2 since this round began" in page
+            (tmp_path / "hold-1").unlink()
+            await until(partial(in_state, service, "idle"))
+            await until(lambda: service.project("1").waiting == 0)
+            row = (await client.get("/api/projects/1")).json()
+            assert "new_in_round" not in row
+
+    projects = ProjectStore(tmp_path / "home")
+    record = projects.register("http://127.0.0.1:1", 1)
+    save_outcome(projects.folder(record.id), RoundOutcome(tasks=9))
+    with_service(tmp_path, [1], work)
+
+
+def test_a_project_that_label_studio_does_not_have_leaves_after_a_day(tmp_path: Path) -> None:
+    (tmp_path / "missing").touch()
+    projects = ProjectStore(tmp_path / "home")
+
+    async def work(service: Service) -> None:
+        await until(lambda: service.project("1").leaves_at)
+        status = service.project("1")
+        assert status.round.error == "It has no project 1."
+        left = datetime.fromisoformat(status.leaves_at) - datetime.now(UTC)
+        assert timedelta(hours=23) < left <= timedelta(days=1)
+        (tmp_path / "missing").unlink()
+        service.wake({"id": 1})
+        await until(lambda: not service.project("1").leaves_at)
+        (tmp_path / "missing").touch()
+        long_ago = replace(projects.get("1"), missing_since="2026-01-01T00:00:00+00:00")
+        write_backed_up(projects.folder("1") / "project.json", long_ago)
+        await until(lambda: service._project_states["1"].record.missing_since)
+        service.wake({"id": 1})
+        await until(lambda: not service.projects())
+        assert projects.present() == []
+        assert projects.folder("1").is_dir(), "its versions stay"
+        await service.setup("1.0", "http://127.0.0.1:1", "")  # it is back
+        assert [status.id for status in service.projects()] == [1]
+
+    with_service(tmp_path, [1], work)
+
+
+def test_a_cancelled_training_and_a_requested_one_are_shown_at_once(tmp_path: Path) -> None:
+    (tmp_path / "hold-1").touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        assert round_of(service, "1").can_cancel
+        status = await service.cancel("1")
+        assert (status.round.cancelling, status.round.can_cancel) == (True, False)
+        (tmp_path / "hold-1").unlink()
+        await until(partial(in_state, service, "idle"))
+        assert not round_of(service, "1").cancelling
+        await service.train("1")
+        assert round_of(service, "1").is_running
+        assert "Training was requested" in (round_of(service, "1").detail or "")
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+
+    with_service(tmp_path, [1], work)
 
 
 def test_a_quick_round_does_not_wait_for_a_long_one(tmp_path: Path) -> None:

@@ -18,10 +18,20 @@
       return;
     }
     const html = await response.text();
-    if (html !== box.dataset.shown && !box.contains(document.activeElement)) {
-      box.innerHTML = html;
+    if (html !== box.dataset.shown) {
+      replaceContent(html);
       box.dataset.shown = html;
     }
+  }
+
+  function replaceContent(html) {
+    const focused = box.contains(document.activeElement) ? document.activeElement : null;
+    const others = [...box.querySelectorAll("a, button")];
+    const position = others.indexOf(focused);
+    box.innerHTML = html;
+    box.dispatchEvent(new Event("refreshed", { bubbles: true }));
+    const successor = [...box.querySelectorAll("a, button")][position];
+    if (focused && successor && successor.textContent === focused.textContent) successor.focus();
   }
 
   async function refreshAndSchedule() {
