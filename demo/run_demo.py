@@ -23,9 +23,14 @@ from backend.errors import PrelabelError
 from backend.estimate import MIN_FIGURE_IMAGES, TOO_EARLY_TEXT
 from backend.label_studio import Json
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.local_server import (
+    LOCAL_EMAIL,
+    LabelStudioServer,
+    ServerProcess,
+    find_free_port,
+)
 from backend.label_studio.tabs import ensure_labeling_url
 from demo.annotator import SimulatedAnnotator, suggested_regions
-from demo.label_studio import DEMO_EMAIL, LabelStudioServer, ServerProcess, find_free_port
 from demo.scenarios import LABEL_CONFIG_FOLDER, DemoScenario
 
 LABELS_PER_ROUND = 10
@@ -199,7 +204,7 @@ class Demo:
 
     def _report_addresses(self, addresses: Json) -> None:
         self._report(
-            f"\nStill running: Label Studio at {self._label_studio.url} (log in as {DEMO_EMAIL} "
+            f"\nStill running: Label Studio at {self._label_studio.url} (log in as {LOCAL_EMAIL} "
             f"with {self._label_studio.password}), the backend at {self._backend_url}."
         )
         self._report(f"Label here: {addresses['labeling_url']}")
@@ -211,7 +216,7 @@ class Demo:
         backend_pids = [self._backend_process.pid] if self._backend_process else []
         return {
             "label_studio": self._label_studio.url,
-            "user": DEMO_EMAIL,
+            "user": LOCAL_EMAIL,
             "password": self._label_studio.password,
             "labeling_url": ensure_labeling_url(client, project),
             "backend": self._backend_url,

@@ -22,6 +22,7 @@ from backend.cli import (
     init,
     keys,
     label_errors,
+    login,
     predict,
     promote,
     rollback,
@@ -35,7 +36,7 @@ from backend.cli.command import Command
 from backend.errors import PrelabelError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
-    *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND),
+    *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND, login.COMMAND),
     *(import_labels.COMMAND, status.COMMAND, forget.COMMAND),
     *(train.COMMAND, versions.COMMAND, promote.COMMAND, rollback.COMMAND),
     *(doctor.COMMAND, advise.COMMAND, label_errors.COMMAND, similar.COMMAND),

@@ -11,6 +11,7 @@ from backend.cli import terminal
 from backend.cli.backend_setup import BackendSetup, resume_command
 from backend.cli.command import CommandResult
 from backend.cli.label_setup import LabelSetup
+from backend.cli.label_studio_starter import LabelStudioStarter
 from backend.domain import Label
 from backend.errors import AccessDeniedError, UsageError
 from backend.label_studio.client import LabelStudioClient
@@ -107,14 +108,17 @@ class ProjectSetup:
     Args:
         options: parsed command-line arguments.
         settings: settings of this process.
+        label_studio: starts a Label Studio if none runs.
     """
 
-    def __init__(self, options: argparse.Namespace, settings: Settings) -> None:
+    def __init__(
+        self, options: argparse.Namespace, settings: Settings, label_studio: LabelStudioStarter
+    ) -> None:
         self._options = options
         self._settings = settings
+        self._label_studio = label_studio
         self._given = OptionAnswers.from_options(options)
         self._prompter = terminal.TerminalPrompter()
-        self._backend_setup = BackendSetup(options, settings, self._log)
         self._labels = LabelSetup(options, self._prompter, self._log)
         self._image_limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
 
@@ -134,11 +138,13 @@ class ProjectSetup:
             or self._prompter.ask_text("In which folder are the images?", "FOLDER")
         ).expanduser()
         files = list_files(folder)
-        client = self._connect_client()
         check_writable(self._settings.home)
+        self._settings = self._label_studio.ensure_running(may_ask=True)
+        client = self._connect_client()
+        backend_setup = BackendSetup(self._options, self._settings, self._label_studio, self._log)
         self._log(f"{len(files)} file{'' if len(files) == 1 else 's'} in {folder}.")
         existing = self._find_existing(client, folder)
-        self._backend_setup.locate_backend(client, existing)
+        backend_setup.locate_backend(client, existing)
         stored = FolderProjects(self._settings.home, client, folder).label_choice()
         self._labels.choose(folder, files, stored if existing else None)
         if existing:
@@ -157,7 +163,7 @@ class ProjectSetup:
             "passed": dict(imported.skipped_counts),
             **labels,
         }
-        return {**result, **self._backend_setup.connect_or_start(client, project, url, result)}
+        return {**result, **backend_setup.connect_or_start(client, project, url, result)}
 
     def _log(self, line: str) -> None:
         terminal.print_line(line, self._options)

@@ -9,11 +9,26 @@ from typing import Any
 
 from backend.cli import arguments
 from backend.cli.command import Command, CommandResult
+from backend.cli.label_studio_starter import LabelStudioStarter, add_start_option
 from backend.cli.terminal import print_line
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     arguments.add_listen_options(parser, 9090)
+    add_start_option(parser)
+
+
+def _run(options: argparse.Namespace) -> CommandResult:
+    """Serve, and run the Label Studio that `prelabel init` started before."""
+    from backend.settings import read_settings
+
+    settings = read_settings()
+    with LabelStudioStarter(options, settings, lambda line: print_line(line, options)) as own:
+        settings = own.ensure_running(may_ask=False)
+        if own.is_started:
+            link = own.sign_in_link(settings.label_studio_url)
+            print_line(f"This link signs you in until this command ends: {link}", options)
+        return serve_backend(options)
 
 
 def serve_backend(options: argparse.Namespace) -> CommandResult:
@@ -93,5 +108,5 @@ COMMAND = Command(
     "start the ML backend for Label Studio",
     "prelabel serve --host 0.0.0.0 --port 9090",
     _add_options,
-    serve_backend,
+    _run,
 )

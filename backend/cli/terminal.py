@@ -73,6 +73,17 @@ class TerminalPrompter:
             if typed:
                 return typed
 
+    def ask_secret(self, question: str) -> str:
+        """Return a text that the terminal does not show, or the first line of a pipe."""
+        if not self.is_interactive:
+            return self._read_line("")
+        import getpass
+
+        print(question, file=sys.stderr)
+        while True:
+            if typed := getpass.getpass("> ", sys.stderr).strip():
+                return typed
+
     def _require_terminal(self, message: str) -> None:
         if not self.is_interactive:
             raise UsageError(message)

@@ -25,7 +25,7 @@ from backend.web_fetcher import is_public_address
 
 TESTED_VERSION = (1, 23)
 """The version of Label Studio that the tests run against."""
-TOKEN_FIX = f"copy one from Label Studio's page “{TOKEN_PAGE}” and set LABEL_STUDIO_API_KEY"
+TOKEN_FIX = f"copy one from Label Studio's page “{TOKEN_PAGE}” and run `prelabel login`"
 LEGACY_TOKENS_DISABLED = "legacy token authentication has been disabled"
 """Part of Label Studio's response to a legacy token that the organization does not accept."""
 
@@ -71,7 +71,7 @@ def check_token(
     """
     check, token = "token", parse_token(token_text)
     if token.kind == "none":
-        return failed(check, "LABEL_STUDIO_API_KEY is not set", TOKEN_FIX)
+        return failed(check, "there is no token", TOKEN_FIX)
     if token.kind == "access token":
         return failed(check, "it is an access token, which expires after minutes", TOKEN_FIX)
     expiry_date = (
@@ -97,7 +97,7 @@ def check_token(
 def _refused_token(kind: str, error: AccessDeniedError) -> CheckResult:
     if LEGACY_TOKENS_DISABLED in str(error):
         fix = (
-            "set LABEL_STUDIO_API_KEY to a personal access token of “Account & Settings”, or turn "
+            "run `prelabel login` with a personal access token of “Account & Settings”, or turn "
             "legacy tokens on under Organization → Access Token Settings"
         )
         return failed("token", "legacy tokens are turned off in this Label Studio", fix)

@@ -56,8 +56,9 @@ def _classify_error(server: str, request: str, status: int, body: Any) -> LabelS
         )
     if status in (401, 403):
         return AccessDeniedError(
-            f"{server} refused the token ({detail}): set LABEL_STUDIO_API_KEY to a token from its "
-            f"page “{TOKEN_PAGE}”. A legacy token works only if the organization allows it."
+            f"{server} refused the token ({detail}): copy one from its page “{TOKEN_PAGE}” and run "
+            "`prelabel login`; a running backend then continues. A legacy token works only if the "
+            "organization allows it."
         )
     if status == 404:
         return LabelStudioNotFoundError(f"{server} answered {request} with 404: {detail}.")

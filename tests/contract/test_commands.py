@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from backend.label_studio.tabs import LABEL_NEXT_TAB
-from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import BackendServer, LabelStudioUser, wait_until
 
