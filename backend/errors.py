@@ -7,6 +7,7 @@ PrelabelError                       base class of all errors that a user can fix
 ├── LabelStudioError                Label Studio rejected a request or is unreachable
 │   ├── AccessDeniedError           the token is invalid, expired, or lacks permission
 │   └── PrivateAddressError         Label Studio blocks requests to private addresses
+├── PortInUseError                  another program listens on the port of a server
 ├── ConfigError                     the labeling config cannot be served
 ├── ImageError                      one image cannot be read; only its prediction is missing
 ├── EncoderError                    an encoder or its weights are unavailable
@@ -59,6 +60,10 @@ class PrivateAddressError(LabelStudioError):
 
 class LabelStudioNotFoundError(LabelStudioError, NotFoundError):
     """There is no such project or task in Label Studio."""
+
+
+class PortInUseError(PrelabelError):
+    """Another program listens on the port of a server."""
 
 
 class ConfigError(PrelabelError):

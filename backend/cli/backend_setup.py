@@ -112,6 +112,7 @@ class BackendSetup:
             if backend not in self._connected_urls:
                 connect_project(client, number, self._settings, backend)
             self._log(f"Connected to the backend at {backend}.")
+            self._log(f"The dashboard: {backend}")
             self._open_project(url)
             first_round = self._wait_for_first_round(number)
             if self._label_studio.is_started and self._options.serve is not False:

@@ -55,6 +55,7 @@ LABELS_QUESTION = (
     "= a red fruit, unripe = a green fruit. Separate labels by semicolons if descriptions contain "
     "commas."
 )
+SINGLE_LABEL_QUESTION = "Only one label, {label}. Is it {label} against not {label}?"
 NO_IMAGES_MESSAGE = "There is no image in {folder} that can be read."
 
 
@@ -244,12 +245,30 @@ class ProjectSetup:
         if not labels:
             suggested = subfolder_names(folder, files) if not job.is_region_job else []
             default = ", ".join(suggested) if len(suggested) > 1 else ""
-            labels = parse_labels(self._prompter.ask_text(LABELS_QUESTION, "labels", default))
+            labels = self._ask_labels(job, default)
         if not requested_job:
             job = adjust_job(job, labels)
         labels = complete_labels(labels, job)
         self._log(describe_job(job, labels))
         return job, write_config(job, labels)
+
+    def _ask_labels(self, job: LabelingJob, default: str) -> list[Label]:
+        """Ask for labels until they fit the job; confirm a single label of whole images."""
+
+        def parse(text: str) -> list[Label]:
+            labels = parse_labels(text)
+            complete_labels(labels, job if self._given.requested_job else adjust_job(job, labels))
+            return labels
+
+        while True:
+            labels = self._prompter.ask_parsed(LABELS_QUESTION, "labels", default, parse)
+            if len(labels) > 1 or job.is_region_job:
+                return labels
+            name = labels[0].name
+            question = SINGLE_LABEL_QUESTION.format(label=name)
+            if self._prompter.confirm(question, "labels"):
+                return labels
+            self._prompter.explain(f"Then type {name} and the other labels.")
 
     def _import_images(
         self, client: LabelStudioClient, project: FolderProject, folder: Path, files: list[Path]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from backend.cli import terminal
 from backend.errors import NotFoundError, UsageError
+from backend.label_studio.project_names import match_projects
 from backend.store.projects import ProjectRecord, ProjectStore
 from backend.store.versions import VersionStore
 from backend.store.wake import request_wake
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def find_project(settings: Settings, project: str) -> ProjectRecord:
-    """Return the connected project with an id, number or title; for "", the only one.
+    """Return the connected project that a text names; for "", the only one.
 
     Raises:
         NotFoundError: no project or several projects match; the message lists all.
@@ -34,10 +35,9 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
 
 
 def matching_projects(settings: Settings, project: str) -> list[ProjectRecord]:
-    """Return the connected projects with this number or title, or the one with this id."""
+    """Return the connected projects that a text names; see :func:`match_projects`."""
     records = ProjectStore(settings.home).all()
-    matches = [r for r in records if project in ("", r.id, str(r.number), r.title)]
-    return [r for r in matches if r.id == project] or matches
+    return match_projects(project, {r: (r.id, str(r.number), r.title) for r in records})
 
 
 def project_folder(settings: Settings, record: ProjectRecord) -> Path:
@@ -46,14 +46,16 @@ def project_folder(settings: Settings, record: ProjectRecord) -> Path:
 
 
 def find_version(versions: VersionStore, text: str) -> str:
-    """Return the version with a name, or the only one whose name starts with the text.
+    """Return the version with a name or number, or the only one whose name starts with the text.
+
+    The number is the part before the dash: v1 names v1-0123abcd and not v11-0123abcd.
 
     Raises:
         NotFoundError: no version matches.
         UsageError: several versions match.
     """
     names = versions.names()
-    matches = [name for name in names if name == text] or [
+    matches = [name for name in names if text in (name, name.partition("-")[0])] or [
         name for name in names if text and name.startswith(text)
     ]
     if len(matches) > 1:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from backend.cli import projects as known
 from backend.cli.arguments import add_backend_option, add_project_argument
 from backend.cli.command import Command
+from backend.cli.terminal import format_table, print_line
 from backend.cli.versions import format_audit, format_estimate
 from backend.estimate import (
     TOO_EARLY_TEXT,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 LISTED_TASKS = 10
 """Number of tasks without a choice that are listed."""
-LABEL_COLUMN_WIDTH = 24
-"""Width of the table's first column, in characters."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +118,12 @@ class ProjectReport:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    add_project_argument(parser)
+    add_project_argument(parser, "to show all connected ones")
     add_backend_option(parser)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a paragraph per project."""
-    from backend.cli.terminal import print_line
     from backend.settings import read_settings
 
     settings = read_settings()
@@ -136,7 +134,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     rounds = _current_rounds(settings, options.backend)
     reports = [_read_report(settings, projects, record, rounds) for record in records]
     for report in reports:
-        for line in _format_report(report):
+        for line in _format_report(report, options):
             print_line(line, options)
     for sentence in projects.damaged_messages():
         print_line(sentence, options)
@@ -202,7 +200,7 @@ def _control_json(control: ControlCard) -> JsonObject:
 # -- text output ----------------------------------------------------------------------------
 
 
-def _format_report(report: ProjectReport) -> Iterator[str]:
+def _format_report(report: ProjectReport, options: argparse.Namespace) -> Iterator[str]:
     status = report.status
     yield f"{status.id}  {status.title}  ({status.server})"
     waiting_text = f", {status.waiting} of them new since the last version"
@@ -217,7 +215,7 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
     for note in report.notes:
         yield f"    {note}"
     for name, control in report.controls.items():
-        yield from _format_control(name, control)
+        yield from _format_control(name, control, options)
     if report.captures:
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.captures.items())
         images = report.captures.total()
@@ -249,17 +247,18 @@ def _format_round(status: RoundStatus | None) -> Iterator[str]:
         yield f"    now: {state} {status.progress:.0%}{detail}"
 
 
-def _format_control(name: str, control: ControlCard) -> Iterator[str]:
+def _format_control(name: str, control: ControlCard, options: argparse.Namespace) -> Iterator[str]:
     yield f"    {name} ({control.kind})"
     for sentence in filter(None, (control.note, control.advice)):
         yield f"      {sentence}"
-    if control.examples:
-        header = f"      {'label':<{LABEL_COLUMN_WIDTH}} {'examples':>8}  "
-        yield f"{header}{'precision':<24}  recall"
+    rows = []
     for label, count in control.examples.items():
         figures = control.label_figures(label)
-        cells = f"      {_truncate(label):<{LABEL_COLUMN_WIDTH}} {count:>8}  "
-        yield f"{cells}{_format_cell(figures.precision):<24}  {_format_cell(figures.recall)}"
+        cells = (_format_cell(figures.precision), _format_cell(figures.recall))
+        rows.append((label, str(count), *cells))
+    if rows:
+        headers = ("label", "examples", "precision", "recall")
+        yield from format_table(headers, rows, options, right={1}, indent=6)
 
 
 def _format_cell(estimate: IntervalEstimate | None) -> str:
@@ -269,10 +268,6 @@ def _format_cell(estimate: IntervalEstimate | None) -> str:
     if not estimate.is_conclusive:
         return f"{TOO_EARLY_TEXT} (n = {estimate.n})"
     return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n = {estimate.n})"
-
-
-def _truncate(label: str) -> str:
-    return label if len(label) <= LABEL_COLUMN_WIDTH else f"{label[: LABEL_COLUMN_WIDTH - 1]}…"
 
 
 COMMAND = Command(

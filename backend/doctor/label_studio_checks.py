@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from backend.doctor.check import CheckResult, failed, passed, unchecked
 from backend.doctor.contexts import LabelStudioSetup
 from backend.errors import AccessDeniedError, LabelStudioError
-from backend.label_studio.api_errors import TOKEN_PAGE
+from backend.label_studio.api_errors import SSRF_SWITCHES_OFF, TOKEN_PAGE
 from backend.label_studio.backend_urls import strip_url_secrets
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.diagnostics import (
@@ -125,7 +125,7 @@ def check_ssrf(target: LabelStudioSetup) -> Iterator[CheckResult]:
         if is_allowed:
             yield passed(switch, f"Label Studio may {message}")
         else:
-            fix = f"start Label Studio with {switch}=false in its environment"
+            fix = f"start Label Studio with {SSRF_SWITCHES_OFF} in its environment"
             yield failed(switch, f"Label Studio may not {message}", fix)
 
 

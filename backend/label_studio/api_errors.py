@@ -15,7 +15,8 @@ from backend.errors import (
 
 REFUSED_ADDRESS_PHRASES = ("URL was not allowed", "reserved network address")
 """Mark a refusal to call a private address, which has the same status as one of a wrong token."""
-SSRF_SETTINGS_FIX = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
+SSRF_SWITCHES_OFF = "ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false"
+SSRF_SETTINGS_FIX = f"start it with {SSRF_SWITCHES_OFF}."
 TOKEN_PAGE = "Account & Settings → Personal Access Token"  # noqa: S105 - the name of a page
 
 
