@@ -8,6 +8,7 @@ PrelabelError                       base class of all errors that a user can fix
 ├── LabelStudioError                Label Studio rejected a request or is unreachable
 │   ├── AccessDeniedError           the token is invalid, expired, or lacks permission
 │   └── PrivateAddressError         Label Studio blocks requests to private addresses
+├── PortInUseError                  another program listens on the port of a server
 ├── ConfigError                     the labeling config cannot be served
 ├── ImageError                      one image cannot be read; only its prediction is missing
 ├── EncoderError                    an encoder or its weights are unavailable
@@ -64,6 +65,10 @@ class LabelStudioNotFoundError(LabelStudioError, NotFoundError):
 
 class ProjectMissingError(LabelStudioNotFoundError):
     """Label Studio has no such project; it was deleted, or it never existed."""
+
+
+class PortInUseError(PrelabelError):
+    """Another program listens on the port of a server."""
 
 
 class ConfigError(PrelabelError):

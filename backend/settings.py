@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,12 @@ from pydantic_settings import (
 )
 from pydantic_settings.sources.utils import parse_env_vars
 
-from backend.errors import UsageError
+from backend.errors import StoreError, UsageError
 from backend.server_url import normalize_server_url
+from backend.store.login import NO_LOGIN, load_login
+from backend.store.servers import is_same_server
 
+log = logging.getLogger("prelabel")
 MILLION = 1_000_000
 PLAIN_TERMS = {
     "a valid integer": "a whole number",
@@ -75,14 +79,16 @@ class Settings(BaseSettings):
     label_studio_url: Url = Field(
         default="http://localhost:8080",
         validation_alias="LABEL_STUDIO_URL",
-        description="Address of your Label Studio.",
+        description="Address of your Label Studio. Default: the one of `prelabel login` or "
+        "`prelabel init --start-label-studio`, else this.",
     )
     api_key: Text = Field(
         default="",
         validation_alias="LABEL_STUDIO_API_KEY",
         repr=False,
         description="Legacy token or personal access token. It is sent to `LABEL_STUDIO_URL` "
-        "only. Without one, the backend uses the token that Label Studio sends to `/setup`.",
+        "only. Without it, the token of `prelabel login` is used, or the one that Label Studio "
+        "sends to `/setup`.",
     )
     label_studio_host: Url = Field(
         default_factory=lambda values: values["label_studio_url"],
@@ -318,6 +324,8 @@ class _MappingSource(EnvSettingsSource):
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from environment variables; empty ones are ignored.
 
+    Without ``LABEL_STUDIO_URL`` or ``LABEL_STUDIO_API_KEY``, the login in the home folder is used.
+
     Args:
         environment: variables by name; ``os.environ`` by default.
 
@@ -326,9 +334,39 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """
     values = _MappingSource(os.environ if environment is None else environment)()
     try:
-        return Settings(**values)
+        return _apply_login(Settings(**values))
     except ValidationError as error:
         raise UsageError(_describe_error(error)) from None  # its text contains the password
+
+
+def _apply_login(settings: Settings) -> Settings:
+    """Return the settings with the stored login, where the environment sets none."""
+    given = settings.model_fields_set
+    if "api_key" in given and "label_studio_url" in given:
+        return settings
+    try:
+        login = load_login(settings.home)
+    except StoreError as error:  # `prelabel doctor` reports an unreadable home folder
+        log.warning("The stored login is not used. %s", error)
+        return settings
+    if login == NO_LOGIN:
+        return settings
+    updates = {}
+    if "label_studio_url" not in given:
+        updates = {"label_studio_url": login.server}
+        updates |= {} if "label_studio_host" in given else {"label_studio_host": login.server}
+    elif not is_same_server(settings.label_studio_url, login.server):
+        return settings
+    if "api_key" not in given:
+        updates["api_key"] = login.token
+    return settings.model_copy(update=updates)
+
+
+def configured_variable(environment: Mapping[str, str] | None = None) -> str:
+    """Return the variable that configures a Label Studio: its address or token; "" if none does."""
+    values = os.environ if environment is None else environment
+    names = ("LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY")
+    return next((name for name in names if values.get(name, "").strip()), "")
 
 
 def setting_variables() -> dict[str, str]:

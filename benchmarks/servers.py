@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from demo.annotator import SimulatedAnnotator
-from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.harness import BackendServer, LabelStudioUser
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import httpx
 
+from backend.label_studio.local_server import ServerProcess, find_free_port
 from backend.vision.encoders.base import DEFAULT_CLIP
 from benchmarks.servers import RunningStudio, running_studio
-from demo.label_studio import ServerProcess, find_free_port
 from demo.scenarios import PlantScenario
 from tests.support.harness import Json, LabelStudioUser, wait_until
 

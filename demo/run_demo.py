@@ -23,9 +23,14 @@ from backend.errors import PrelabelError
 from backend.estimate import MIN_FIGURE_IMAGES, TOO_EARLY_TEXT
 from backend.label_studio import Json
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.local_server import (
+    LOCAL_EMAIL,
+    LabelStudioServer,
+    ServerProcess,
+    find_free_port,
+)
 from backend.label_studio.tabs import ensure_labeling_url
 from demo.annotator import SimulatedAnnotator, suggested_regions
-from demo.label_studio import DEMO_EMAIL, LabelStudioServer, ServerProcess, find_free_port
 from demo.scenarios import LABEL_CONFIG_FOLDER, DemoScenario
 
 LABELS_PER_ROUND = 10
@@ -63,6 +68,7 @@ class Demo:
         compare_random: whether to label the images in random order, too, in another project.
         seed: seed of the drawn images.
         report: called with each line for the user.
+        show_progress: called with a line that replaces the one before; "" erases it.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Demo:
         compare_random: bool,
         seed: int,
         report: LogCallback,
+        show_progress: LogCallback,
     ) -> None:
         self._scenario = scenario
         self._label_budget = min(label_budget, scenario.pool_size)
@@ -80,6 +87,7 @@ class Demo:
         self._compare_random = compare_random
         self._seed = seed
         self._report = report
+        self._show_progress = show_progress
         self._folder = Path(tempfile.mkdtemp(prefix="prelabel-demo-"))
         self._label_studio = LabelStudioServer(self._folder / "label-studio", find_free_port(8080))
         self._backend_url = f"http://127.0.0.1:{find_free_port(9090)}"
@@ -128,7 +136,10 @@ class Demo:
         images = self._start_and_draw()
         annotator = SimulatedAnnotator(self._label_studio.url, self._label_studio.token)
         with contextlib.closing(annotator):
-            run = LabelingRun(self._scenario, annotator, images, self._backend_url, self._report)
+            run = LabelingRun(
+                *(self._scenario, annotator, images, self._backend_url),
+                *(self._report, self._show_progress),
+            )
             self._report(f"Importing {len(images.files)} images into project {run.project} …")
             annotator.upload_images(run.project, images.files)
             self._start_backend()
@@ -153,16 +164,16 @@ class Demo:
             return f"{len(images.truth_by_name)} of {self._image_count} images drawn"
 
         def show_start(elapsed_seconds: float) -> None:
-            show_transient_line(f"Starting Label Studio … {elapsed_seconds:3.0f} s, {drawn_text()}")
+            self._show_progress(f"Starting Label Studio … {elapsed_seconds:3.0f} s, {drawn_text()}")
 
         with ThreadPoolExecutor(1) as pool:
             drawing: Future[None] = pool.submit(self._draw, images)
             self._label_studio.wait_until_ready(show_start)
             while not drawing.done():
-                show_transient_line(f"Drawing … {drawn_text()}")
+                self._show_progress(f"Drawing … {drawn_text()}")
                 time.sleep(PROGRESS_INTERVAL_SECONDS)
             drawing.result()
-        show_transient_line("")
+        self._show_progress("")
         self._report(f"Label Studio runs at {self._label_studio.url}.")
         return images
 
@@ -199,7 +210,7 @@ class Demo:
 
     def _report_addresses(self, addresses: Json) -> None:
         self._report(
-            f"\nStill running: Label Studio at {self._label_studio.url} (log in as {DEMO_EMAIL} "
+            f"\nStill running: Label Studio at {self._label_studio.url} (log in as {LOCAL_EMAIL} "
             f"with {self._label_studio.password}), the backend at {self._backend_url}."
         )
         self._report(f"Label here: {addresses['labeling_url']}")
@@ -211,7 +222,7 @@ class Demo:
         backend_pids = [self._backend_process.pid] if self._backend_process else []
         return {
             "label_studio": self._label_studio.url,
-            "user": DEMO_EMAIL,
+            "user": LOCAL_EMAIL,
             "password": self._label_studio.password,
             "labeling_url": ensure_labeling_url(client, project),
             "backend": self._backend_url,
@@ -242,6 +253,7 @@ class LabelingRun:
         images: images and their ground truth.
         backend_url: address of the backend.
         report: called with each line for the user.
+        show_progress: called with a line that replaces the one before; "" erases it.
 
     Attributes:
         project: number of the project.
@@ -258,6 +270,7 @@ class LabelingRun:
         images: DrawnImages,
         backend_url: str,
         report: LogCallback,
+        show_progress: LogCallback,
     ) -> None:
         self._scenario = scenario
         self._config = (LABEL_CONFIG_FOLDER / scenario.config_file).read_text(encoding="utf-8")
@@ -265,6 +278,7 @@ class LabelingRun:
         self._images = images
         self._backend_url = backend_url
         self._report = report
+        self._show_progress = show_progress
         self._random_project = 0
         self._random_tasks: list[Json] = []
         self.project = annotator.create_project(scenario.title, self._config)
@@ -300,7 +314,7 @@ class LabelingRun:
             batch_size = min(LABELS_PER_ROUND, label_budget - len(self.outcomes))
             for _ in range(batch_size):
                 self._label_next_task()
-                show_transient_line(f"{len(self.outcomes):>6}  labeling …")
+                self._show_progress(f"{len(self.outcomes):>6}  labeling …")
             for task in self._random_tasks[:batch_size]:
                 self._submit_truth(task)
             del self._random_tasks[:batch_size]
@@ -334,7 +348,7 @@ class LabelingRun:
         self.curve.append(point)
         recent = self.outcomes[-LABELS_PER_ROUND:]
         correct_text = f"{sum(map(bool, recent))} of {len(recent)}" if recent else ""
-        show_transient_line("")
+        self._show_progress("")
         columns = f"{labels:>6}  {accuracy:>17.0%}{random_column}  {_format_interval(audit):<28}"
         self._report(f"{columns} {correct_text}")
 
@@ -356,7 +370,7 @@ class LabelingRun:
             if round_state["error"]:
                 raise PrelabelError(f"The round failed: {round_state['error']}")
             progress = f"{round_state['state']} {round_state['progress']:.0%}"
-            show_transient_line(f"{labels:>6}  {progress} {round_state['detail'] or ''}")
+            self._show_progress(f"{labels:>6}  {progress} {round_state['detail'] or ''}")
             time.sleep(PROGRESS_INTERVAL_SECONDS)
         raise StalledRoundError(
             f"The round made no progress for {STALLED_ROUND_SECONDS:.0f} s; check the backend."
@@ -376,12 +390,6 @@ class LabelingRun:
         truths = [self._images.truth_by_name[task["name"]] for task in tasks]
         predicted = [result.get("result") or [] for result in response["results"]]
         return round(self._scenario.compute_metric(predicted, truths), 4)
-
-
-def show_transient_line(line: str) -> None:
-    """Show a line that the next output overwrites, if stderr is a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def _format_interval(audit: Json) -> str:

@@ -116,7 +116,7 @@ def deploy(settings: Settings, report: LogCallback) -> DeploymentResult:
     """
     check_deployable(settings)
     report("Deploying; the first deployment builds the image, which takes some minutes …")
-    _run_modal_deploy()
+    _run_modal_deploy(settings)
     secret_names = endpoint_secrets(os.environ, settings.home / ALERT_RULES_FILENAME)
     record_deployment(settings.home, settings.modal_app, secret_names)
     functions = VolumeSync(settings.home, settings.modal_app).upload_live_versions()
@@ -137,10 +137,15 @@ def next_steps(deployment: DeploymentResult, settings: Settings) -> list[str]:
     ]
 
 
-def _run_modal_deploy() -> None:
+def _run_modal_deploy(settings: Settings) -> None:
+    login = {  # may be the stored login, which the environment lacks
+        "LABEL_STUDIO_URL": settings.label_studio_url,
+        "LABEL_STUDIO_API_KEY": settings.api_key,
+    }
     process = subprocess.run(
         [sys.executable, "-m", "modal", "deploy", "-m", "serverless.app"],
         cwd=REPOSITORY_ROOT,
+        env={**os.environ, **login},
         stdout=sys.stderr,
         stderr=subprocess.PIPE,
         text=True,

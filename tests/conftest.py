@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from demo.label_studio import LabelStudioServer, find_free_port
+from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from tests.support.harness import BackendServer, LabelStudioUser, MakeBackend, MakeStudio
 from tests.support.published_models import (
     BOXES_CONTROL,

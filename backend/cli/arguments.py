@@ -8,6 +8,7 @@ from collections.abc import Callable
 DEFAULT_BACKEND_URL = "http://127.0.0.1:9090"
 """Default address of `prelabel serve`."""
 MAX_PORT = 65_535
+PROJECT_HELP = "number or title of the project, or the start of its title"
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
@@ -25,14 +26,32 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def add_project_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the argument for a connected project."""
+def add_project_argument(
+    parser: argparse.ArgumentParser, default: str = "if there is only one"
+) -> None:
+    """Add the argument for a project, which ``--project`` can name as well.
+
+    Args:
+        parser: of the command.
+        default: when the argument can be left out.
+    """
     parser.add_argument(
         "project",
         nargs="?",
+        default=argparse.SUPPRESS,  # else it would replace the value of --project
+        metavar="PROJECT",
+        help=f"{PROJECT_HELP}; optional {default}",
+    )
+    parser.add_argument("--project", default="", metavar="PROJECT", help="the same")
+
+
+def add_project_option(parser: argparse.ArgumentParser, *aliases: str) -> None:
+    """Add the option for a project to a command whose arguments are something else."""
+    parser.add_argument(
+        *("--project", *aliases),
         default="",
         metavar="PROJECT",
-        help="number or title of the project; optional if only one is connected",
+        help=f"{PROJECT_HELP}; optional if there is only one",
     )
 
 

@@ -7,12 +7,13 @@ import json
 import shlex
 import sys
 import threading
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from backend.callbacks import LogCallback
 from backend.cli import terminal
 from backend.cli.arguments import DEFAULT_BACKEND_URL
 from backend.cli.command import CommandResult
+from backend.cli.label_studio_starter import LabelStudioStarter
 from backend.cli.serve import serve_backend
 from backend.errors import PrelabelError
 from backend.label_studio.client import LabelStudioClient
@@ -48,14 +49,20 @@ class BackendSetup:
     Args:
         options: parsed command-line arguments.
         settings: settings of this process, which the backend shares.
+        label_studio: the Label Studio, if this command started it.
         log: called with each line for the user.
     """
 
     def __init__(
-        self, options: argparse.Namespace, settings: Settings, log: Callable[[str], None]
+        self,
+        options: argparse.Namespace,
+        settings: Settings,
+        label_studio: LabelStudioStarter,
+        log: LogCallback,
     ) -> None:
         self._options = options
         self._settings = settings
+        self._label_studio = label_studio
         self._log = log
         self._prompter = terminal.TerminalPrompter()
         self._backend = DEFAULT_BACKEND_URL
@@ -105,8 +112,12 @@ class BackendSetup:
             if backend not in self._connected_urls:
                 connect_project(client, number, self._settings, backend)
             self._log(f"Connected to the backend at {backend}.")
+            self._log(f"The dashboard: {backend}")
             self._open_project(url)
-            return {"backend": backend, "connected": True, **self._wait_for_first_round(number)}
+            first_round = self._wait_for_first_round(number)
+            if self._label_studio.is_started and self._options.serve is not False:
+                self._label_studio.wait()
+            return {"backend": backend, "connected": True, **first_round}
         if backend not in self._connected_urls:
             pending = PendingConnections(self._settings.home)
             pending.add(client.server, number, backend if self._options.backend else "")
@@ -115,6 +126,8 @@ class BackendSetup:
         self._open_project(url)
         if should_serve:
             self._serve(number, {**result, **connection})
+        elif self._label_studio.is_started:
+            self._log("Label Studio stops now. To start it and the backend, run: prelabel serve")
         else:
             self._log(self._serve_instructions())
         return connection
@@ -149,6 +162,8 @@ class BackendSetup:
     def _should_serve(self) -> bool:
         if self._options.serve is not None:
             return bool(self._options.serve)
+        if self._label_studio.is_started:  # whoever starts one wants to label
+            return True
         question = f"No backend runs at {self._backend}. Start it here, until you press Ctrl-C?"
         return self._prompter.is_interactive and self._prompter.confirm(question, "serve")
 
@@ -177,8 +192,11 @@ class BackendSetup:
 
     def _open_project(self, url: str) -> None:
         self._log(f"Label here: {url}")
+        link = self._label_studio.sign_in_link(url)
+        if link != url:
+            self._log(f"This link signs you in until this command ends: {link}")
         if not self._options.no_browser and sys.stdin.isatty() and not self._options.json:
-            terminal.open_in_browser(url)
+            terminal.open_in_browser(link)
 
 
 def resume_command(options: argparse.Namespace, folder: str) -> str:

@@ -8,12 +8,20 @@ from backend.cli import arguments
 from backend.cli.command import Command, CommandResult
 from backend.cli.terminal import print_line
 
+SMART_TOOLS_HINT = (
+    "Smart tools: turn on Auto-Annotation at the bottom of the labeling screen, and draw with the "
+    "tool that has a magic wand."
+)
+
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "project", metavar="PROJECT", help="number or title of the project in Label Studio"
-    )
+    arguments.add_project_argument(parser, "if Label Studio has only one")
     arguments.add_backend_option(parser)
+    parser.add_argument(
+        "--interactive",
+        action=argparse.BooleanOptionalAction,
+        help="let smart tools call the backend (default: if the labeling config has a smart tool)",
+    )
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
@@ -27,14 +35,20 @@ def _run(options: argparse.Namespace) -> CommandResult:
     client = LabelStudioClient(settings.label_studio_url, settings.api_key)
     number = client.find_project_number(options.project)
     labeling_url = ensure_labeling_url(client, number, settings.label_studio_host)
-    is_new = connect_project(client, number, settings, backend)
-    already = "" if is_new else "already "
+    changes = connect_project(client, number, settings, backend, interactive=options.interactive)
+    already = "" if changes.is_new else "already "
     print_line(f"Project {number} is {already}connected to {backend}.", options)
+    if changes.has_restored_webhook and not changes.is_new:
+        print_line("Its webhook was missing or turned off, and is restored.", options)
+    if changes.is_interactive:
+        print_line(SMART_TOOLS_HINT, options)
     print_line(f"Label here: {labeling_url}", options)
     return {
         "project": number,
         "url": backend,
-        "connected": "now" if is_new else "already",
+        "connected": "now" if changes.is_new else "already",
+        "webhook": "restored" if changes.has_restored_webhook else "unchanged",
+        "interactive": changes.is_interactive,
         "labeling_url": labeling_url,
     }
 

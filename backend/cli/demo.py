@@ -7,7 +7,7 @@ import signal
 
 from backend.cli.arguments import whole_number
 from backend.cli.command import Command, CommandResult
-from backend.cli.terminal import print_line
+from backend.cli.terminal import print_line, show_progress
 
 DEMO_TASKS = ("classification", "boxes", "points")
 
@@ -46,6 +46,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         scenario.compare_random if options.compare is None else options.compare,
         options.seed,
         lambda line: print_line(line, options),
+        show_progress,
     ).run()
 
 

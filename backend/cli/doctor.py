@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "project",
-        nargs="?",
-        default="",
-        metavar="PROJECT",
-        help="number or title of the project (default: all connected projects)",
-    )
+    arguments.add_project_argument(parser, "to check all connected ones")
     arguments.add_backend_option(parser)
 
 

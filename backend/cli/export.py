@@ -7,8 +7,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.cli.arguments import add_project_option
 from backend.cli.command import Command, CommandResult
-from backend.cli.projects import find_project, matching_projects, project_folder
+from backend.cli.projects import find_project, find_version, matching_projects, project_folder
 from backend.cli.terminal import clear_progress, print_line, show_progress
 from backend.errors import NotFoundError, UsageError
 from backend.store.projects import ProjectRecord, ProjectStore
@@ -28,14 +29,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="",
         metavar="VERSION",
-        help="version to export, see `prelabel versions`; with --data a project number or title",
+        help="version to export, see `prelabel versions`; the start of its name is enough; with "
+        "--data a project",
     )
-    parser.add_argument(
-        "--project",
-        default="",
-        metavar="PROJECT",
-        help="project number or title; optional if only one is connected or has the version",
-    )
+    add_project_option(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -95,9 +92,13 @@ def _find_version(settings: Settings, version: str, project: str) -> tuple[Proje
     """
     records = [find_project(settings, project)] if project else ProjectStore(settings.home).all()
     stores = {record: VersionStore(project_folder(settings, record)) for record in records}
-    matches = [record for record, versions in stores.items() if version in versions.names()]
+    matches = {
+        record: find_version(versions, version)
+        for record, versions in stores.items()
+        if any(name.startswith(version) for name in versions.names())
+    }
     if len(matches) == 1:
-        return matches[0], version
+        return next(iter(matches.items()))
     if matches:
         ids = ", ".join(f"{record.id} ({record.title})" for record in matches)
         raise UsageError(f"Several projects have {version}: {ids}. Choose one with --project.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from backend.cli.arguments import add_project_argument
 from backend.cli.command import Command, CommandResult
 from backend.cli.label_setup import (
     LABEL_FORMATS,
@@ -16,9 +17,7 @@ from backend.cli.terminal import print_line
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "project", metavar="PROJECT", help="project number in Label Studio or title"
-    )
+    add_project_argument(parser, "if Label Studio has only one")
     parser.add_argument(
         "path",
         metavar="PATH",

@@ -7,6 +7,8 @@ import argparse
 from backend.cli import arguments
 from backend.cli.command import Command, CommandResult
 from backend.cli.label_setup import add_label_options
+from backend.cli.label_studio_starter import LabelStudioStarter, add_start_option
+from backend.cli.terminal import print_line
 
 JOB_NAMES = ("binary", "one-of-many", "several-of-many", "boxes", "points")
 YES_NO = ("yes", "no")
@@ -57,6 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="start a backend if none is running, and keep it running until Ctrl-C",
     )
+    add_start_option(backend)
     arguments.add_host_option(backend)
     backend.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
@@ -65,7 +68,9 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from backend.cli.project_setup import ProjectSetup
     from backend.settings import read_settings
 
-    return ProjectSetup(options, read_settings()).run()
+    settings = read_settings()
+    with LabelStudioStarter(options, settings, lambda line: print_line(line, options)) as own:
+        return ProjectSetup(options, settings, own).run()
 
 
 COMMAND = Command(

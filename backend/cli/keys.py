@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backend.cli.command import Command, CommandResult
 from backend.cli.projects import find_project
-from backend.cli.terminal import print_line
+from backend.cli.terminal import format_table, print_line
 from backend.errors import PrelabelError, UsageError
 from backend.json_records import to_json
 
@@ -26,7 +26,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PROJECT",
-        help="project that the key may use; can be repeated (default: all)",
+        help="number or title of a project that the key may use; can be repeated (default: all)",
     )
     parser.add_argument(
         "--rate", type=float, default=100.0, help="rate limit in images per second (default 100)"
@@ -109,12 +109,22 @@ def _publish_keys(settings: Settings) -> str:
 
 def _list_keys(keys: ApiKeyStore, options: argparse.Namespace) -> CommandResult:
     all_keys = keys.all()
-    for key in all_keys:
-        functions = ", ".join(key.functions) or "all functions"
-        state = f"revoked {key.revoked[:10]}" if key.revoked else f"{key.rate:g} images/s"
-        quota = f", {key.quota} a month" if key.quota and not key.revoked else ""
-        print_line(f"{key.id}  {key.name:<20} {functions:<20} {state}{quota}", options)
-    if not all_keys:
+    rows = [
+        (
+            key.id,
+            key.name,
+            ", ".join(key.functions) or "all",
+            f"{key.rate:g} images/s",
+            f"{key.quota} images a month" if key.quota else "unlimited",
+            f"revoked {key.revoked[:10]}" if key.revoked else "active",
+        )
+        for key in all_keys
+    ]
+    if rows:
+        headers = ("id", "name", "functions", "rate", "quota", "state")
+        for line in format_table(headers, rows, options):
+            print_line(line, options)
+    else:
         print_line("There is no key yet: create one with `prelabel keys create NAME`.", options)
     return {"keys": [{k: v for k, v in to_json(key).items() if k != "hash"} for key in all_keys]}
 

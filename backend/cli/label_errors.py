@@ -8,7 +8,7 @@ from dataclasses import asdict
 from backend.cli.arguments import add_project_argument, whole_number
 from backend.cli.command import Command, CommandResult
 from backend.cli.projects import find_project
-from backend.cli.terminal import print_line
+from backend.cli.terminal import format_table, print_line
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,14 @@ def _run(options: argparse.Namespace) -> CommandResult:
     record = find_project(settings, options.project)
     finder = LabelErrorFinder(ProjectSession(make_resources(settings), record))
     suspects = finder.find_label_errors()
-    for suspect in suspects[: options.count]:
-        labels = f"{suspect.given} → {suspect.suggested}"
-        print_line(
-            f"task {suspect.task:<7} {suspect.mislabeling:4.0%}  {suspect.why:<14} {labels}",
-            options,
-        )
     if suspects:
+        rows = [
+            (str(s.task), f"{s.mislabeling:.0%}", s.why, f"{s.given} → {s.suggested}")
+            for s in suspects[: options.count]
+        ]
+        headers = ("task", "probability", "reason", "label → suggestion")
+        for line in format_table(headers, rows, options, right={0, 1}):
+            print_line(line, options)
         listed = f"the first {MAX_SHOWN_SUSPECTS} of " if len(suspects) > MAX_SHOWN_SUSPECTS else ""
         summary = f"Label Studio lists {listed}{len(suspects)} in the tab “{LABEL_ERRORS_TAB}”."
     elif not finder.labeled_count:
@@ -46,8 +47,10 @@ def _run(options: argparse.Namespace) -> CommandResult:
     else:
         summary = "No probable label errors were found."
     print_line(summary, options)
-    rows = [asdict(s) | {"mislabeling": s.mislabeling} for s in suspects[: options.count]]
-    return {"project": record.id, "found": len(suspects), "suspects": rows}
+    listed_suspects = [
+        asdict(s) | {"mislabeling": s.mislabeling} for s in suspects[: options.count]
+    ]
+    return {"project": record.id, "found": len(suspects), "suspects": listed_suspects}
 
 
 COMMAND = Command(

@@ -22,6 +22,7 @@ from backend.cli import (
     init,
     keys,
     label_errors,
+    login,
     predict,
     promote,
     rename,
@@ -29,6 +30,7 @@ from backend.cli import (
     serve,
     similar,
     status,
+    terminal,
     train,
     versions,
 )
@@ -36,7 +38,7 @@ from backend.cli.command import Command
 from backend.errors import PrelabelError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
-    *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND),
+    *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND, login.COMMAND),
     *(import_labels.COMMAND, status.COMMAND, rename.COMMAND, forget.COMMAND),
     *(train.COMMAND, versions.COMMAND, promote.COMMAND, rollback.COMMAND),
     *(doctor.COMMAND, advise.COMMAND, label_errors.COMMAND, similar.COMMAND),
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has enough, as in `prelabel versions | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE_EXIT_STATUS
+    finally:
+        terminal.clear_progress()
 
 
 def _run_command(command: Command, options: argparse.Namespace) -> int:
@@ -76,6 +80,7 @@ def _run_command(command: Command, options: argparse.Namespace) -> int:
     except PrelabelError as error:
         if options.debug:
             raise
+        terminal.clear_progress()
         print(f"prelabel: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     if options.json:
@@ -110,8 +115,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _configure_logging(debug: bool) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr
-    )
+    level = logging.DEBUG if debug else logging.INFO
+    handler = terminal.TerminalLogHandler()
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
     for logger_name in QUIET_LOGGERS:
         logging.getLogger(logger_name).setLevel(logging.WARNING)

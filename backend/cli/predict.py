@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.cli.arguments import add_project_option
 from backend.cli.command import Command, CommandResult
-from backend.cli.projects import find_project
+from backend.cli.projects import find_project, find_version
 from backend.cli.terminal import print_line
 from backend.errors import ImageError, UsageError
 from backend.store.files import disk_errors
@@ -30,14 +31,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="image file or folder"
     )
+    add_project_option(parser, "--function")
     parser.add_argument(
-        *("--project", "--function"),
+        "--version",
         default="",
-        metavar="PROJECT",
-        help="number or title of the project; optional if only one is connected",
-    )
-    parser.add_argument(
-        "--version", default="", help="version, see `prelabel versions` (default: the live version)"
+        help="version, see `prelabel versions`; the start of its name is enough (default: the live "
+        "version)",
     )
     parser.add_argument(
         "--output",
@@ -78,7 +77,8 @@ def _load_version(settings: Settings, project: str, version: str) -> LoadedVersi
 
     resources = make_resources(settings)
     record = find_project(settings, project)
-    name = version or resources.versions(record).live()
+    versions = resources.versions(record)
+    name = find_version(versions, version) if version else versions.live()
     if not name:
         raise UsageError(
             f"Project {record.id} has no version yet: `prelabel serve` creates the first one."

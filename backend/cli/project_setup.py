@@ -11,6 +11,7 @@ from backend.cli import terminal
 from backend.cli.backend_setup import BackendSetup, resume_command
 from backend.cli.command import CommandResult
 from backend.cli.label_setup import LabelSetup
+from backend.cli.label_studio_starter import LabelStudioStarter
 from backend.domain import Label
 from backend.errors import AccessDeniedError, UsageError
 from backend.label_studio.client import LabelStudioClient
@@ -54,6 +55,7 @@ LABELS_QUESTION = (
     "= a red fruit, unripe = a green fruit. Separate labels by semicolons if descriptions contain "
     "commas."
 )
+SINGLE_LABEL_QUESTION = "Only one label, {label}. Is it {label} against not {label}?"
 NO_IMAGES_MESSAGE = "There is no image in {folder} that can be read."
 
 
@@ -107,14 +109,17 @@ class ProjectSetup:
     Args:
         options: parsed command-line arguments.
         settings: settings of this process.
+        label_studio: starts a Label Studio if none runs.
     """
 
-    def __init__(self, options: argparse.Namespace, settings: Settings) -> None:
+    def __init__(
+        self, options: argparse.Namespace, settings: Settings, label_studio: LabelStudioStarter
+    ) -> None:
         self._options = options
         self._settings = settings
+        self._label_studio = label_studio
         self._given = OptionAnswers.from_options(options)
         self._prompter = terminal.TerminalPrompter()
-        self._backend_setup = BackendSetup(options, settings, self._log)
         self._labels = LabelSetup(options, self._prompter, self._log)
         self._image_limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
 
@@ -134,11 +139,13 @@ class ProjectSetup:
             or self._prompter.ask_text("In which folder are the images?", "FOLDER")
         ).expanduser()
         files = list_files(folder)
-        client = self._connect_client()
         check_writable(self._settings.home)
+        self._settings = self._label_studio.ensure_running(may_ask=True)
+        client = self._connect_client()
+        backend_setup = BackendSetup(self._options, self._settings, self._label_studio, self._log)
         self._log(f"{len(files)} file{'' if len(files) == 1 else 's'} in {folder}.")
         existing = self._find_existing(client, folder)
-        self._backend_setup.locate_backend(client, existing)
+        backend_setup.locate_backend(client, existing)
         stored = FolderProjects(self._settings.home, client, folder).label_choice()
         self._labels.choose(folder, files, stored if existing else None)
         if existing:
@@ -157,7 +164,7 @@ class ProjectSetup:
             "passed": dict(imported.skipped_counts),
             **labels,
         }
-        return {**result, **self._backend_setup.connect_or_start(client, project, url, result)}
+        return {**result, **backend_setup.connect_or_start(client, project, url, result)}
 
     def _log(self, line: str) -> None:
         terminal.print_line(line, self._options)
@@ -238,12 +245,30 @@ class ProjectSetup:
         if not labels:
             suggested = subfolder_names(folder, files) if not job.is_region_job else []
             default = ", ".join(suggested) if len(suggested) > 1 else ""
-            labels = parse_labels(self._prompter.ask_text(LABELS_QUESTION, "labels", default))
+            labels = self._ask_labels(job, default)
         if not requested_job:
             job = adjust_job(job, labels)
         labels = complete_labels(labels, job)
         self._log(describe_job(job, labels))
         return job, write_config(job, labels)
+
+    def _ask_labels(self, job: LabelingJob, default: str) -> list[Label]:
+        """Ask for labels until they fit the job; confirm a single label of whole images."""
+
+        def parse(text: str) -> list[Label]:
+            labels = parse_labels(text)
+            complete_labels(labels, job if self._given.requested_job else adjust_job(job, labels))
+            return labels
+
+        while True:
+            labels = self._prompter.ask_parsed(LABELS_QUESTION, "labels", default, parse)
+            if len(labels) > 1 or job.is_region_job:
+                return labels
+            name = labels[0].name
+            question = SINGLE_LABEL_QUESTION.format(label=name)
+            if self._prompter.confirm(question, "labels"):
+                return labels
+            self._prompter.explain(f"Then type {name} and the other labels.")
 
     def _import_images(
         self, client: LabelStudioClient, project: FolderProject, folder: Path, files: list[Path]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from backend.cli import terminal
 from backend.errors import NotFoundError, RoundInProgressError, UsageError
+from backend.label_studio.project_names import match_projects
 from backend.records import RoundStatus
 from backend.store.projects import ProjectRecord, ProjectStore
 from backend.store.round_state import published_round, read_round_state
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def find_project(settings: Settings, project: str) -> ProjectRecord:
-    """Return the connected project with an id, number or title; for "", the only one.
+    """Return the connected project that a text names; for "", the only one.
 
     Raises:
         NotFoundError: no project or several projects match; the message lists all.
@@ -46,11 +47,11 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
 
 
 def matching_projects(settings: Settings, project: str) -> list[ProjectRecord]:
-    """Return the connected projects with this number or title, or the one with this id."""
-    records = ProjectStore(settings.home).all()
-    matches = [r for r in records if project in ("", r.id, str(r.number), r.title)]
-    present = [r for r in matches if not r.departed]
-    return [r for r in matches if r.id == project] or present or (matches if project else [])
+    """Return the connected projects that a text names; see :func:`match_projects`."""
+    store = ProjectStore(settings.home)
+    present, names = store.present(), {r: (r.id, str(r.number), r.title) for r in store.all()}
+    matches = match_projects(project, names)
+    return [r for r in matches if r in present] or (matches if project else [])
 
 
 def project_folder(settings: Settings, record: ProjectRecord) -> Path:
@@ -59,14 +60,16 @@ def project_folder(settings: Settings, record: ProjectRecord) -> Path:
 
 
 def find_version(versions: VersionStore, text: str) -> str:
-    """Return the version with a name, or the only one whose name starts with the text.
+    """Return the version with a name or number, or the only one whose name starts with the text.
+
+    The number is the part before the dash: v1 names v1-0123abcd and not v11-0123abcd.
 
     Raises:
         NotFoundError: no version matches.
         UsageError: several versions match.
     """
     names = versions.names()
-    matches = [name for name in names if name == text] or [
+    matches = [name for name in names if text in (name, name.partition("-")[0])] or [
         name for name in names if text and name.startswith(text)
     ]
     if len(matches) > 1:

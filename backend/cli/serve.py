@@ -5,15 +5,34 @@ from __future__ import annotations
 import argparse
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.cli import arguments
 from backend.cli.command import Command, CommandResult
+from backend.cli.label_studio_starter import LabelStudioStarter, add_start_option
 from backend.cli.terminal import print_line
+from backend.errors import PortInUseError, PrelabelError
+
+if TYPE_CHECKING:
+    from backend.settings import Settings
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     arguments.add_listen_options(parser, 9090)
+    add_start_option(parser)
+
+
+def _run(options: argparse.Namespace) -> CommandResult:
+    """Serve, and run the Label Studio that `prelabel init` started before."""
+    from backend.settings import read_settings
+
+    settings = read_settings()
+    with LabelStudioStarter(options, settings, lambda line: print_line(line, options)) as own:
+        settings = own.ensure_running(may_ask=False)
+        if own.is_started:
+            link = own.sign_in_link(settings.label_studio_url)
+            print_line(f"This link signs you in until this command ends: {link}", options)
+        return serve_backend(options)
 
 
 def serve_backend(options: argparse.Namespace) -> CommandResult:
@@ -21,7 +40,7 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
 
     Raises:
         StoreError: the home folder is not writable.
-        PrelabelError: the port is in use.
+        PortInUseError: the port is in use; the message says by what.
     """
     from backend.bootstrap import choose_compute
     from backend.onboarding.backend_connection import PendingConnections
@@ -44,6 +63,7 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
         url = arguments.listen_url(options.host, port)
         save_served_address(settings.home, url)
         print_line(f"Prelabel listens at {url}{secret_path}", options)
+        print_line(f"The dashboard: {url}", options)
         if not pending.has_pending(settings.label_studio_url):
             print_line(
                 "Connect it in Label Studio: project → Settings → Model → Connect Model.", options
@@ -59,8 +79,37 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
         ).start()
 
     secret_path = f"/{secret}" if settings.user else ""
-    port = serve_app(app, options.host, options.port, print_addresses)
+    try:
+        port = serve_app(app, options.host, options.port, print_addresses)
+    except PortInUseError as error:
+        url = arguments.listen_url(options.host, options.port)
+        raise PortInUseError(_explain_used_port(settings, url, options.port)) from error
     return {"address": arguments.listen_url(options.host, port) + secret_path}
+
+
+def _explain_used_port(settings: Settings, url: str, port: int) -> str:
+    """Return what uses the port of the backend, and what to do."""
+    from backend.onboarding.backend_connection import find_running_backend
+
+    other = f"--port {port + 101}"
+    try:
+        running = find_running_backend(settings, url)
+    except PrelabelError:  # another service, or a Prelabel with another password
+        running = None
+    if running is None:
+        return (
+            f"Another program uses port {port}: stop it, or start Prelabel with {other} and "
+            f"connect it with `prelabel connect PROJECT --backend http://127.0.0.1:{port + 101}`."
+        )
+    if running.has_other_home(settings):
+        return (
+            f"Another Prelabel (home {running.home_id}) runs at {url}; it may be a demo that is "
+            f"still running. Stop it, or start this one with {other}."
+        )
+    return (
+        f"Prelabel is already running at {url}, with the same home folder: there is nothing to "
+        "start. To restart it, stop the other one with Ctrl-C in its terminal."
+    )
 
 
 def serve_app(app: Any, host: str, port: int, print_addresses: Callable[[int], None]) -> int:
@@ -76,7 +125,8 @@ def serve_app(app: Any, host: str, port: int, print_addresses: Callable[[int], N
         the port.
 
     Raises:
-        PrelabelError: the port is in use, or the address does not belong to this machine.
+        PortInUseError: the port is in use.
+        PrelabelError: the address does not belong to this machine.
     """
     import uvicorn
 
@@ -95,5 +145,5 @@ COMMAND = Command(
     "start the ML backend for Label Studio",
     "prelabel serve --host 0.0.0.0 --port 9090",
     _add_options,
-    serve_backend,
+    _run,
 )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from backend.cli.arguments import add_project_argument, whole_number
 from backend.cli.command import Command, CommandResult
 from backend.cli.projects import find_project
-from backend.cli.terminal import print_line
+from backend.cli.terminal import format_table, print_line
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,10 @@ def _run(options: argparse.Namespace) -> CommandResult:
     record = find_project(settings, options.project)
     search = SimilaritySearch(ProjectSession(make_resources(settings), record))
     matches = search.find_similar(options.like, options.count)
-    for match in matches:
-        print_line(f"{match.similarity:5.2f}  {match.address}  {match.answer}", options)
+    rows = [(f"{m.similarity:.2f}", m.address, m.answer) for m in matches]
+    if rows:
+        for line in format_table(("similarity", "image", "labels"), rows, options, right={0}):
+            print_line(line, options)
     if options.tab:
         print_line(f"Label Studio lists them in the tab “{search.show_tab(matches)}”.", options)
     return {"project": record.id, "like": options.like, "matches": [asdict(m) for m in matches]}

@@ -6,11 +6,13 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.cli import projects as known
 from backend.cli.arguments import DEFAULT_BACKEND_URL, add_project_argument, add_served_option
 from backend.cli.command import Command
+from backend.cli.terminal import format_table, print_line
 from backend.cli.versions import format_audit, format_estimate
 from backend.estimate import (
     TOO_EARLY_TEXT,
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
 
 LISTED_TASKS = 10
 """Number of tasks without a choice that are listed."""
-LABEL_COLUMN_WIDTH = 24
-"""Width of the table's first column, in characters."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,12 @@ class ProjectReport:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    add_project_argument(parser)
+    add_project_argument(parser, "to show all connected ones")
     add_served_option(parser)
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a paragraph per project."""
-    from backend.cli.terminal import print_line
     from backend.settings import read_settings
 
     settings = read_settings()
@@ -158,7 +157,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     served = _served_projects(settings, backend)
     reports = [_read_report(settings, projects, record, served) for record in records]
     for report in reports:
-        for line in _format_report(report):
+        for line in _format_report(report, options):
             print_line(line, options)
     for sentence in projects.damaged_messages():
         print_line(sentence, options)
@@ -236,7 +235,7 @@ def _control_json(control: ControlCard) -> JsonObject:
 # -- text output ----------------------------------------------------------------------------
 
 
-def _format_report(report: ProjectReport) -> Iterator[str]:
+def _format_report(report: ProjectReport, options: argparse.Namespace) -> Iterator[str]:
     from backend.dashboard.wording import explain_removed_label
 
     status = report.status
@@ -261,7 +260,7 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
     for note in report.notes:
         yield f"    {note}"
     for name, control in report.controls.items():
-        yield from _format_control(name, control)
+        yield from _format_control(name, control, options)
     if report.captures:
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.captures.items())
         images = report.captures.total()
@@ -305,17 +304,18 @@ def _format_activity(activity: ProjectActivity) -> Iterator[str]:
         yield f"    now: {PREDICTING_TEXT}: {activity.predicting.count_text}"
 
 
-def _format_control(name: str, control: ControlCard) -> Iterator[str]:
+def _format_control(name: str, control: ControlCard, options: argparse.Namespace) -> Iterator[str]:
     yield f"    {name} ({control.kind})"
     for sentence in filter(None, (control.note, control.advice)):
         yield f"      {sentence}"
-    if control.examples:
-        header = f"      {'label':<{LABEL_COLUMN_WIDTH}} {'examples':>8}  "
-        yield f"{header}{'precision':<24}  recall"
+    rows = []
     for label, count in control.examples.items():
         figures = control.label_figures(label)
-        cells = f"      {_truncate(label):<{LABEL_COLUMN_WIDTH}} {count:>8}  "
-        yield f"{cells}{_format_cell(figures.precision):<24}  {_format_cell(figures.recall)}"
+        cells = (_format_cell(figures.precision), _format_cell(figures.recall))
+        rows.append((label, str(count), *cells))
+    if rows:
+        headers = ("label", "examples", "precision", "recall")
+        yield from format_table(headers, rows, options, right={1}, indent=6)
 
 
 def _format_cell(estimate: IntervalEstimate | None) -> str:
@@ -335,10 +335,6 @@ def format_utc(time: str) -> str:
         '2026-11-30 08:15 UTC'
     """
     return f"{time[:16].replace('T', ' ')} UTC"
-
-
-def _truncate(label: str) -> str:
-    return label if len(label) <= LABEL_COLUMN_WIDTH else f"{label[: LABEL_COLUMN_WIDTH - 1]}…"
 
 
 COMMAND = Command(

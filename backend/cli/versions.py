@@ -19,8 +19,7 @@ from backend.estimate import (
 from backend.json_records import to_json
 from backend.store.versions import VersionCard, VersionStore
 
-AUDIT_COLUMN_WIDTH = 43
-"""Width of the column of the audit set, in characters."""
+TABLE_HEADERS = ("version", "live", "labels + audit", "audit set", "created, UTC")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +28,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per version."""
-    from backend.cli.terminal import print_line
+    from backend.cli.terminal import format_table, print_line
     from backend.settings import read_settings
 
     settings = read_settings()
@@ -37,17 +36,21 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     versions = VersionStore(projects.project_folder(settings, record))
     live = versions.live()
     cards = versions.cards()[::-1]
-    header = f"{'version':<16} {'live':<5} {'labels + audit':>14}"
-    print_line(f"{header} {'audit set':<{AUDIT_COLUMN_WIDTH}} created, UTC", options)
-    for card in cards:
-        mark = "live" if card.version == live else "held" if card.is_held else ""
-        labels = f"{card.labels.train} + {card.labels.audit}"
-        line = (
-            f"{card.version:<16} {mark:<5} {labels:>14} {format_audit(card):<{AUDIT_COLUMN_WIDTH}}"
+    rows = [
+        (
+            card.version,
+            "live" if card.version == live else "held" if card.is_held else "",
+            f"{card.labels.train} + {card.labels.audit}",
+            format_audit(card),
+            card.created[:16].replace("T", " "),
         )
-        print_line(f"{line} {card.created[:16].replace('T', ' ')}", options)
+        for card in cards
+    ]
+    for line in format_table(TABLE_HEADERS, rows, options, right={2}):
+        print_line(line, options)
+    for card in cards:
         if card.is_held:
-            print_line(f"    {card.promotion_reason}", options)
+            print_line(f"{card.version}: {card.promotion_reason}", options)
     damaged = versions.damaged()
     for problem in damaged.values():
         print_line(problem, options)

@@ -19,6 +19,7 @@ from backend.doctor.contexts import CheckedProject, LabelStudioSetup, MeasureFre
 from backend.errors import AccessDeniedError, LabelStudioError, StoreError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.diagnostics import identify_label_studio
+from backend.label_studio.project_names import match_projects
 from backend.runtime.connection import connect
 from backend.runtime.resources import Resources
 from backend.settings import Settings
@@ -158,7 +159,7 @@ class Doctor:
             checks = (*BACKEND_CHECKS, *MODEL_CHECKS)
             self._report.run_checks(checks, LabelStudioSetup(self._setup, client))
             return
-        matches = [r for r in records if project in ("", r.id, str(r.number), r.title)]
+        matches = _match_records(project, records)
         for record in matches if not project else matches[:1]:
             self._check_project(client, record.number, record)
         if matches:
@@ -203,9 +204,8 @@ class Doctor:
         """Return the token, and whether Label Studio sent it to ``/setup``."""
         if self._settings.api_key:
             return self._settings.api_key, False
-        for record in self._project_records():
-            token = self._resources.projects.token(record.id)
-            if token and project in ("", record.id, str(record.number), record.title):
+        for record in _match_records(project, self._project_records()):
+            if token := self._resources.projects.token(record.id):
                 return token, True
         return "", False
 
@@ -226,6 +226,10 @@ class Doctor:
         except StoreError:  # reported by the check of the home folder
             secret = ""
         return f"/{secret}" if secret else ""
+
+
+def _match_records(project: str, records: Sequence[ProjectRecord]) -> list[ProjectRecord]:
+    return match_projects(project, {r: (r.id, str(r.number), r.title) for r in records})
 
 
 def _create_client(server: str, token: str) -> LabelStudioClient | AccessDeniedError:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from backend.doctor.check import CheckResult, failed, passed, unchecked
 from backend.doctor.contexts import LabelStudioSetup
 from backend.errors import AccessDeniedError, LabelStudioError
-from backend.label_studio.api_errors import TOKEN_PAGE
+from backend.label_studio.api_errors import SSRF_SWITCHES_OFF, TOKEN_PAGE
 from backend.label_studio.backend_urls import strip_url_secrets
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.diagnostics import (
@@ -25,7 +25,7 @@ from backend.web_fetcher import is_public_address
 
 TESTED_VERSION = (1, 23)
 """The version of Label Studio that the tests run against."""
-TOKEN_FIX = f"copy one from Label Studio's page “{TOKEN_PAGE}” and set LABEL_STUDIO_API_KEY"
+TOKEN_FIX = f"copy one from Label Studio's page “{TOKEN_PAGE}” and run `prelabel login`"
 LEGACY_TOKENS_DISABLED = "legacy token authentication has been disabled"
 """Part of Label Studio's response to a legacy token that the organization does not accept."""
 
@@ -71,7 +71,7 @@ def check_token(
     """
     check, token = "token", parse_token(token_text)
     if token.kind == "none":
-        return failed(check, "LABEL_STUDIO_API_KEY is not set", TOKEN_FIX)
+        return failed(check, "there is no token", TOKEN_FIX)
     if token.kind == "access token":
         return failed(check, "it is an access token, which expires after minutes", TOKEN_FIX)
     expiry_date = (
@@ -97,7 +97,7 @@ def check_token(
 def _refused_token(kind: str, error: AccessDeniedError) -> CheckResult:
     if LEGACY_TOKENS_DISABLED in str(error):
         fix = (
-            "set LABEL_STUDIO_API_KEY to a personal access token of “Account & Settings”, or turn "
+            "run `prelabel login` with a personal access token of “Account & Settings”, or turn "
             "legacy tokens on under Organization → Access Token Settings"
         )
         return failed("token", "legacy tokens are turned off in this Label Studio", fix)
@@ -125,7 +125,7 @@ def check_ssrf(target: LabelStudioSetup) -> Iterator[CheckResult]:
         if is_allowed:
             yield passed(switch, f"Label Studio may {message}")
         else:
-            fix = f"start Label Studio with {switch}=false in its environment"
+            fix = f"start Label Studio with {SSRF_SWITCHES_OFF} in its environment"
             yield failed(switch, f"Label Studio may not {message}", fix)
 
 

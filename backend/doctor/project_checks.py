@@ -15,16 +15,11 @@ from backend.label_studio.backend_urls import (
     url_port,
 )
 from backend.label_studio.client import UNCERTAINTY_SAMPLING
-from backend.label_studio.diagnostics import (
-    Webhook,
-    identify_backend,
-    is_listening,
-    list_webhooks,
-    send_test_event,
-)
+from backend.label_studio.diagnostics import identify_backend, is_listening, send_test_event
 from backend.label_studio.ml_protocol import MODEL_CLASS
 from backend.label_studio.project_details import BackendConnection
 from backend.label_studio.tabs import ProjectTabs
+from backend.label_studio.webhooks import Webhook, list_webhooks
 from backend.store.problems import find_problems
 
 CONNECTED_STATE, DISCONNECTED_STATE = "CO", "DI"
@@ -144,7 +139,8 @@ def _check_own_webhook(project: CheckedProject, hooks: Sequence[Webhook]) -> Che
     settings_path = f"{WEBHOOK_SETTINGS} → {address}:"
     if not hooks:
         hint = f" ({PRINTED_URL} + /webhook)" if _has_secret(backend) else ""
-        fix = f"{WEBHOOK_SETTINGS} → Add Webhook, {address}, all events{hint}"
+        fix = f"run `prelabel connect {project.number}`, or {WEBHOOK_SETTINGS} → Add Webhook, "
+        fix += f"{address}, all events{hint}"
         if not accepts_webhooks(backend):
             fix = DOTLESS_HOST_RULE.format(host=urlsplit(backend).hostname)
         return failed(check, f"there is none for {address}", fix)

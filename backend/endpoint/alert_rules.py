@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import threading
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from backend.errors import UsageError
+from backend.store.files import file_signature
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -128,6 +130,54 @@ def read_valid_rules(file: Path) -> list[AlertRule]:
     except UsageError as error:
         log.warning("Ignoring all alert rules: %s", error)
     return list(rules.values())
+
+
+class AlertRulesFile:
+    """The alert rules of a file, which are read again when the file changes; thread-safe.
+
+    Args:
+        file: TOML file of the rules.
+        read: reads the rules of a file.
+
+    Attributes:
+        rules: the current rules; the list stays the same object.
+
+    Raises:
+        UsageError: the file or one of its rules is invalid.
+    """
+
+    def __init__(
+        self, file: Path, read: Callable[[Path], list[AlertRule]] = read_alert_rules
+    ) -> None:
+        self._file = file
+        self._read = read
+        self._lock = threading.Lock()
+        self._signature = file_signature(file)
+        self.rules = read(file)
+        if self._signature:
+            self._log_names()
+
+    def reload(self) -> bool:
+        """Read the rules if the file changed, and return whether they were replaced.
+
+        An invalid file is logged, and the rules stay as they were.
+        """
+        with self._lock:
+            signature = file_signature(self._file)
+            if signature == self._signature:
+                return False
+            self._signature = signature
+            try:
+                self.rules[:] = self._read(self._file)
+            except UsageError as error:
+                log.error("The alert rules stay as they were: %s", error)
+                return False
+            self._log_names()
+            return True
+
+    def _log_names(self) -> None:
+        names = ", ".join(f"{rule.name} (function {rule.function})" for rule in self.rules)
+        log.info("Alert rules loaded from %s: %s", self._file, names or "none")
 
 
 def _read_tables(file: Path) -> Iterator[tuple[str, object]]:

@@ -78,6 +78,8 @@ class AlertSender:
         on_outcome: called with (rule, outcome) after each attempt: ``sent``, ``retry`` or
             ``given up``.
         retry_delays: seconds before each retry.
+        reload_rules: updates ``rules`` if their file changed, and returns whether it did; called
+            before each prediction is checked, and every few seconds.
     """
 
     def __init__(
@@ -87,9 +89,12 @@ class AlertSender:
         http: httpx.AsyncClient | None = None,
         on_outcome: Callable[[str, str], None] = lambda rule, outcome: None,
         retry_delays: Sequence[float] = RETRY_DELAYS_SECONDS,
+        reload_rules: Callable[[], bool] = lambda: False,
     ) -> None:
         import httpx
 
+        self._current_rules = rules
+        self._reload_rules = reload_rules
         self._rules = {rule.name: rule for rule in rules}
         self._folder = folder / "pending"
         self._history_file = folder / "told.txt"
@@ -143,6 +148,7 @@ class AlertSender:
         Raises:
             StoreError: the disk cannot be written.
         """
+        self._refresh_rules()
         alert_count = 0
         for rule in self._rules.values():
             if rule.function != function:
@@ -172,9 +178,17 @@ class AlertSender:
         """Wake the send loop for new alerts; call it on the event loop."""
         self._wake_event.set()
 
+    def _refresh_rules(self) -> None:
+        """Use the rules of a changed file; called by two threads."""
+        if self._reload_rules():
+            for rule in self._current_rules:
+                self._semaphores.setdefault(rule.name, asyncio.Semaphore(CONCURRENT_POSTS))
+            self._rules = {rule.name: rule for rule in self._current_rules}
+
     async def _run_send_loop(self) -> None:
         """Start a task for each due alert; do not wait for the tasks."""
         while True:
+            self._refresh_rules()
             self._wake_event.clear()
             now = time.time()
             sendable = self._sendable_alerts()
@@ -206,7 +220,9 @@ class AlertSender:
                 self._wake_event.set()  # schedules the retry
 
     async def _attempt(self, alert: Alert) -> None:
-        rule = self._rules[alert.rule]
+        rule = self._rules.get(alert.rule)
+        if rule is None:  # it was removed a moment ago
+            return
         try:
             async with self._semaphores[alert.rule], asyncio.timeout(POST_TIMEOUT_SECONDS):
                 problem = await self._post(rule, alert)

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.endpoint.access import AccessControl
-from backend.endpoint.alert_rules import ALERT_RULES_FILENAME, read_alert_rules, read_valid_rules
+from backend.endpoint.alert_rules import (
+    ALERT_RULES_FILENAME,
+    AlertRulesFile,
+    read_alert_rules,
+    read_valid_rules,
+)
 from backend.endpoint.alerts import AlertSender
 from backend.endpoint.app import EndpointParts, create_endpoint_app
 from backend.endpoint.capture_recorder import CaptureRules
@@ -70,8 +75,25 @@ def create_endpoint(
         StoreError: ``PRELABEL_HOME`` cannot be read.
     """
     home, endpoint_home = settings.home, settings.endpoint_data_dir or settings.home
-    rules = (read_valid_rules if remote else read_alert_rules)(home / ALERT_RULES_FILENAME)
+    rules_file = AlertRulesFile(
+        home / ALERT_RULES_FILENAME, read_valid_rules if remote else read_alert_rules
+    )
     metrics, usage = EndpointMetrics(), UsageCounters(endpoint_home / "usage.json")
+    resources = Resources(settings)  # local compute: the endpoint never trains
+    if remote:
+        refresh = throttle(REFRESH_INTERVAL_SECONDS, remote.refresh)
+        functions = FunctionRegistry(
+            resources, rules_file.rules, remote.load, REMOTE_CONCURRENCY, refresh
+        )
+    else:
+        functions = FunctionRegistry(resources, rules_file.rules, concurrency=LOCAL_CONCURRENCY)
+
+    def reload_rules() -> bool:
+        is_changed = rules_file.reload()
+        if is_changed:
+            functions.check_rules()
+        return is_changed
+
     post_response = PostResponseTasks(
         CaptureRules(
             settings.capture_below,
@@ -79,18 +101,17 @@ def create_endpoint(
             settings.capture_per_day,
             settings.capture_retention_days,
         ),
-        AlertSender(rules, endpoint_home / "alerts", on_outcome=metrics.count_alert),
+        AlertSender(
+            rules_file.rules,
+            endpoint_home / "alerts",
+            on_outcome=metrics.count_alert,
+            reload_rules=reload_rules,
+        ),
         metrics,
         usage,
         endpoint_home,
         commit=remote.commit if remote else None,
     )
-    resources = Resources(settings)  # local compute: the endpoint never trains
-    if remote:
-        refresh = throttle(REFRESH_INTERVAL_SECONDS, remote.refresh)
-        functions = FunctionRegistry(resources, rules, remote.load, REMOTE_CONCURRENCY, refresh)
-    else:
-        functions = FunctionRegistry(resources, rules, concurrency=LOCAL_CONCURRENCY)
     access = AccessControl(
         ApiKeyStore(home), usage, allow_anonymous=allow_anonymous, open_until_key=open_until_key
     )

@@ -122,11 +122,20 @@ class FunctionRegistry:
         self._lock = asyncio.Lock()
         self._poll_task: asyncio.Task[None] | None = None
 
+    def check_rules(self) -> None:
+        """Log the alert rules for unknown functions or labels, after the rules changed."""
+        self._log_unknown_functions()
+        for ready in list(self._live_versions.values()):
+            self._log_unknown_labels(ready.loaded)
+
+    def _log_unknown_functions(self) -> None:
+        known_ids = self._live_versions.keys() | self._failures.keys() | self._damaged_ids
+        log_unknown_functions(self._rules, known_ids)
+
     async def start(self) -> None:
         """Load the live versions, and poll for newly promoted ones."""
         await self._refresh_versions()
-        known_ids = self._live_versions.keys() | self._failures.keys() | self._damaged_ids
-        log_unknown_functions(self._rules, known_ids)
+        self._log_unknown_functions()
         self._poll_task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
@@ -227,8 +236,11 @@ class FunctionRegistry:
             self._live_versions[record.id] = ready
             self._failures.pop(record.id, None)
             log.info("Function %s: version %s is live", record.id, version)
-            labels = {label for control in ready.loaded.controls for label in control.label_names}
-            log_unknown_labels(self._rules, record.id, labels)
+            self._log_unknown_labels(ready.loaded)
+
+    def _log_unknown_labels(self, loaded: LoadedVersion) -> None:
+        labels = {label for control in loaded.controls for label in control.label_names}
+        log_unknown_labels(self._rules, loaded.record.id, labels)
 
     def _live_pointers(self) -> list[tuple[ProjectRecord, str]]:
         """Return each project with the name of its live version; damaged projects are logged."""

@@ -15,7 +15,8 @@ from backend.errors import (
 
 REFUSED_ADDRESS_PHRASES = ("URL was not allowed", "reserved network address")
 """Mark a refusal to call a private address, which has the same status as one of a wrong token."""
-SSRF_SETTINGS_FIX = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
+SSRF_SWITCHES_OFF = "ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false"
+SSRF_SETTINGS_FIX = f"start it with {SSRF_SWITCHES_OFF}."
 TOKEN_PAGE = "Account & Settings → Personal Access Token"  # noqa: S105 - the name of a page
 
 
@@ -56,8 +57,9 @@ def _classify_error(server: str, request: str, status: int, body: Any) -> LabelS
         )
     if status in (401, 403):
         return AccessDeniedError(
-            f"{server} refused the token ({detail}): set LABEL_STUDIO_API_KEY to a token from its "
-            f"page “{TOKEN_PAGE}”. A legacy token works only if the organization allows it."
+            f"{server} refused the token ({detail}): copy one from its page “{TOKEN_PAGE}” and run "
+            "`prelabel login`; a running backend then continues. A legacy token works only if the "
+            "organization allows it."
         )
     if status == 404:
         return LabelStudioNotFoundError(f"{server} answered {request} with 404: {detail}.")

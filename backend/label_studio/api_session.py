@@ -40,7 +40,7 @@ class ApiSession:
         if not token:
             raise AccessDeniedError(
                 f"No token for {self.server}: copy one from its page “{TOKEN_PAGE}” and "
-                "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
+                "run `prelabel login`, or set LABEL_STUDIO_API_KEY."
             )
         try:
             sdk = LabelStudio(base_url=self.server, api_key=token, timeout=timeout)

@@ -17,6 +17,7 @@ from backend.label_studio.project_details import (
     ProjectCounters,
     ProjectDetails,
 )
+from backend.label_studio.project_names import match_projects
 
 TASK_PAGE_SIZE = 500
 """Tasks per page; with 1,000, Label Studio on SQLite fails ('Expression tree is too large')."""
@@ -85,18 +86,23 @@ class LabelStudioClient(ApiSession):
             raise not_label_studio(self.server) from error
 
     def find_project_number(self, name: str) -> int:
-        """Return the number of the project with a given number or title.
+        """Return the number of the project with a given number, title or start of a title.
+
+        Args:
+            name: see :func:`match_projects`; "" for the only project.
 
         Raises:
             NotFoundError: no project or several projects match; the message lists all projects.
         """
         if name.isdigit():
             return self.get_project(int(name))["id"]
-        projects = self.list_projects()
-        numbers = [project["id"] for project in projects if project["title"] == name]
+        projects = sorted(self.list_projects(), key=lambda project: project["id"])
+        names = {project["id"]: (str(project["id"]), project["title"]) for project in projects}
+        numbers = match_projects(name, names)
         if len(numbers) != 1:
             titles = ", ".join(f"{p['id']} ({p['title']})" for p in projects) or "none"
-            raise NotFoundError(f"Which project is {name!r}? {self.server} has: {titles}.")
+            question = f"Which project is {name!r}?" if name else "Which project?"
+            raise NotFoundError(f"{question} {self.server} has: {titles}.")
         return numbers[0]
 
     def create_project(self, fields: Json) -> ProjectDetails:
@@ -394,22 +400,47 @@ class LabelStudioClient(ApiSession):
         """Return a project's ML backends; Label Studio first checks the health of each."""
         return [
             BackendConnection(
-                str(row["url"]).rstrip("/"), str(row["state"]), str(row.get("error_message") or "")
+                str(row["url"]).rstrip("/"),
+                str(row["state"]),
+                str(row.get("error_message") or ""),
+                int(row["id"]),
+                bool(row.get("is_interactive")),
             )
             for row in self.get_json("api/ml/", {"project": number})
         ]
 
-    def add_backend(self, number: int, url: str, auth: tuple[str, str] | None) -> None:
+    def add_backend(
+        self, number: int, url: str, auth: tuple[str, str] | None, *, is_interactive: bool = False
+    ) -> None:
         """Connect an ML backend; Label Studio calls it immediately and adds a webhook."""
-        body: Json = {"project": number, "url": url, "title": "Prelabel", "is_interactive": False}
-        if auth:
-            user, password = auth
-            body |= {
-                "auth_method": "BASIC_AUTH",
-                "basic_auth_user": user,
-                "basic_auth_pass": password,
-            }
+        body = {**_backend_fields(number, url, auth, is_interactive), "title": "Prelabel"}
         self.request_json("POST", "api/ml/", json=body)
+
+    def set_interactive(
+        self,
+        connection: BackendConnection,
+        number: int,
+        auth: tuple[str, str] | None,
+        *,
+        is_interactive: bool,
+    ) -> None:
+        """Set whether smart tools call an ML backend; Label Studio calls it immediately."""
+        body = _backend_fields(number, connection.url, auth, is_interactive)
+        self.request_json("PATCH", f"api/ml/{connection.id}", json=body)
+
+
+def _backend_fields(
+    number: int, url: str, auth: tuple[str, str] | None, is_interactive: bool
+) -> Json:
+    fields: Json = {"project": number, "url": url, "is_interactive": is_interactive}
+    if auth:
+        user, password = auth
+        fields |= {
+            "auth_method": "BASIC_AUTH",
+            "basic_auth_user": user,
+            "basic_auth_pass": password,
+        }
+    return fields
 
 
 def _nonzero_filter(counter: str) -> Json:

@@ -65,23 +65,6 @@ class ServiceInfo:
     home_id: str = ""
 
 
-@dataclass(frozen=True)
-class Webhook:
-    """A webhook of a project.
-
-    Attributes:
-        url: address without a trailing slash.
-        is_active: whether it is enabled.
-        sends_all: whether it sends all events.
-        events: names of the events that it sends if not all.
-    """
-
-    url: str
-    is_active: bool
-    sends_all: bool
-    events: frozenset[str]
-
-
 def parse_token(text: str) -> TokenInfo:
     """Determine the kind and the expiry of a token.
 
@@ -180,20 +163,6 @@ def token_owner(session: ApiSession) -> str:
     """
     user = session.get_json("api/current-user/whoami")
     return str(user.get("email") or user.get("username") or "somebody")
-
-
-def list_webhooks(session: ApiSession, number: int) -> list[Webhook]:
-    """Return the webhooks of a project."""
-    rows: list[Json] = session.get_json("api/webhooks/", {"project": number})
-    return [
-        Webhook(
-            url=str(row["url"]).rstrip("/"),
-            is_active=bool(row["is_active"]),
-            sends_all=bool(row["send_for_all_actions"]),
-            events=frozenset(row["actions"] or ()),
-        )
-        for row in rows
-    ]
 
 
 def accepts_url(session: ApiSession, path: str, url: str) -> bool:

@@ -38,8 +38,12 @@ class BackendConnection:
         url: address at which Label Studio calls it; may contain the webhook secret.
         state: result of the last call by Label Studio, such as ``CO`` (connected).
         error: error message of that call.
+        id: of the connection.
+        is_interactive: whether smart tools call it.
     """
 
     url: str
     state: str
     error: str
+    id: int = 0
+    is_interactive: bool = False

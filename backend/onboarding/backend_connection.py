@@ -9,11 +9,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from backend.callbacks import LogCallback
-from backend.errors import LabelStudioError, PrelabelError, PrivateAddressError, UsageError
+from backend.errors import (
+    ConfigError,
+    LabelStudioError,
+    PrelabelError,
+    PrivateAddressError,
+    UsageError,
+)
 from backend.label_studio.backend_urls import DOTLESS_HOST_RULE, accepts_webhooks, url_port
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.diagnostics import identify_backend
+from backend.label_studio.labeling_config import read_config
 from backend.label_studio.ml_protocol import MODEL_CLASS
+from backend.label_studio.webhooks import ensure_webhook
 from backend.settings import Settings
 from backend.store.record_files import read_cache, write_record
 from backend.store.webhook_secret import home_fingerprint, load_webhook_secret
@@ -67,19 +75,38 @@ def redact_secret(backend: str) -> str:
     return SECRET_SUFFIX.sub("", backend)
 
 
+@dataclass(frozen=True)
+class ConnectionChanges:
+    """What :func:`connect_project` changed.
+
+    Attributes:
+        is_new: the project was not connected before.
+        has_restored_webhook: the webhook was missing or turned off.
+        is_interactive: smart tools call the backend.
+    """
+
+    is_new: bool
+    has_restored_webhook: bool
+    is_interactive: bool
+
+
 def connect_project(
-    client: LabelStudioClient, number: int, settings: Settings, backend: str
-) -> bool:
-    """Connect a project to the running backend.
+    client: LabelStudioClient,
+    number: int,
+    settings: Settings,
+    backend: str,
+    *,
+    interactive: bool | None = None,
+) -> ConnectionChanges:
+    """Connect a project to the running backend, or repair the connection.
 
     Args:
         client: client of Label Studio.
         number: project number.
         settings: settings with the basic auth of the backend.
         backend: address at which Label Studio reaches the backend.
-
-    Returns:
-        True if the connection is new, False if it existed already.
+        interactive: whether smart tools call the backend. None: a new connection is interactive if
+            the labeling config has a smart tool, and an existing one stays as it is.
 
     Raises:
         UsageError: the address is invalid, or Label Studio would not send webhooks to it.
@@ -87,10 +114,18 @@ def connect_project(
     """
     backend = validate_backend_url(backend, settings)
     url, auth = address_with_auth(settings, backend)
-    if any(connection.url == url for connection in client.list_backends(number)):
-        return False
+    connections = [row for row in client.list_backends(number) if row.url == url]
+    if connections:
+        connection = connections[0]
+        if interactive is None or interactive == connection.is_interactive:
+            interactive = connection.is_interactive
+        else:
+            client.set_interactive(connection, number, auth, is_interactive=interactive)
+        return ConnectionChanges(False, ensure_webhook(client, number, url), interactive)
+    if interactive is None:
+        interactive = _has_smart_tools(client, number)
     try:
-        client.add_backend(number, url, auth)
+        client.add_backend(number, url, auth, is_interactive=interactive)
     except PrivateAddressError:  # its message has the fix
         raise
     except LabelStudioError as error:
@@ -99,7 +134,15 @@ def connect_project(
         if not find_running_backend(settings, backend):
             message = NOT_RUNNING_MESSAGE.format(url=redacted, port=url_port(backend))
         raise LabelStudioError(message) from error
-    return True
+    return ConnectionChanges(True, ensure_webhook(client, number, url), interactive)
+
+
+def _has_smart_tools(client: LabelStudioClient, number: int) -> bool:
+    try:
+        controls = read_config(str(client.get_project(number)["label_config"])).controls
+    except ConfigError:  # the first round reports it
+        return False
+    return any(control.smart for control in controls)
 
 
 def validate_backend_url(backend: str, settings: Settings | None = None) -> str:

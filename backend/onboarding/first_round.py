@@ -108,6 +108,8 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
         project: project returned by :func:`wait_for_first_round`.
         settings: settings of the backend, which decide when it trains.
     """
+    from backend.vision.detection.yoloe import PROMPTS_HINT
+
     error = (project.get("round") or {}).get("error")
     if error:
         return [f"The first round failed and will be retried: {error}"]
@@ -118,11 +120,12 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
         settings.retrain_after,
         f"a pause of {settings.quiet_seconds:.0f} seconds",
     )
-    advice = [control["advice"] for control in project["controls"] if control.get("advice")]
+    advice = [str(control.get("advice") or "") for control in project["controls"]]
+    hint = f"{PROMPTS_HINT} `prelabel status {project.get('id')}` shows how to get it."
     return [
         f"All {project['tasks']} images are embedded. The model cannot predict your labels yet. "
         f"{first_labels} Then every image is pre-annotated.",
-        *advice[:1],
+        *([hint] if any(PROMPTS_HINT in text for text in advice) else []),
     ]
 
 

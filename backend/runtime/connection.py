@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from backend.errors import LabelStudioError, ProjectMissingError
+from backend.errors import LabelStudioError, ProjectMissingError, StoreError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.image_fetcher import TaskImageFetcher, make_task_fetcher
 from backend.settings import Settings
+from backend.store.login import NO_LOGIN, load_login
 from backend.store.projects import ProjectRecord
 from backend.store.servers import is_same_server
 
@@ -103,11 +104,22 @@ def parse_created_at(text: str) -> int:
 def _connection_candidates(
     record: ProjectRecord, token: str, settings: Settings
 ) -> list[tuple[str, str]]:
-    configured = (settings.label_studio_url, settings.api_key or token)
-    if not record.server or is_same_server(record.server, settings.label_studio_url):
-        return [configured, (configured[0], token)] if token and settings.api_key else [configured]
-    announced = (record.server, token)
-    return [announced, configured] if settings.api_key else [announced]
+    url, own_tokens = settings.label_studio_url, _own_tokens(settings)
+    configured = [(url, candidate) for candidate in own_tokens]
+    if not record.server or is_same_server(record.server, url):
+        return [*configured, (url, token)] if token or not configured else configured
+    return [(record.server, token), *configured]
+
+
+def _own_tokens(settings: Settings) -> list[str]:
+    """Return the configured token, and the one of `prelabel login` if it is newer."""
+    try:
+        login = load_login(settings.home)
+    except StoreError:  # an unreadable home folder is reported elsewhere
+        login = NO_LOGIN
+    is_own = is_same_server(login.server, settings.label_studio_url)
+    tokens = (settings.api_key, login.token if is_own else "")
+    return list(dict.fromkeys(filter(None, tokens)))
 
 
 def _check_same_project(client: LabelStudioClient, record: ProjectRecord) -> None:

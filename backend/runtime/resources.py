@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("prelabel")
 MODEL_CACHE_SIZE = 8
 RUNNER_CACHE_SIZE = 3
-PROMPTS_HINT = (
-    "Optional: an open-vocabulary network suggests objects by your label names before the first "
-    "label."
-)
 
 
 class Resources:
@@ -131,7 +127,7 @@ class Resources:
 
     def missing_label_advice(self, labels: Sequence[str]) -> dict[str, str]:
         """Return ``{"advice": …}`` for labels that no detector covers yet; empty without labels."""
-        from backend.vision.detection.yoloe import missing_prompt_files
+        from backend.vision.detection.yoloe import PROMPTS_HINT, missing_prompt_files
 
         if not labels:
             return {}

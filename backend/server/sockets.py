@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from backend.errors import PrelabelError
+from backend.errors import PortInUseError, PrelabelError
 
 SOCKET_BACKLOG = 2048
 
@@ -14,7 +14,8 @@ def open_listening_socket(host: str, port: int) -> socket.socket:
     """Open a listening socket; port 0 selects a free one.
 
     Raises:
-        PrelabelError: the port is in use, or the address does not belong to this machine.
+        PortInUseError: the port is in use.
+        PrelabelError: the address does not belong to this machine, or cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio disables Nagle's algorithm for IPPROTO_TCP only; with it responses take 40 ms longer
@@ -25,6 +26,10 @@ def open_listening_socket(host: str, port: int) -> socket.socket:
         listener.listen(SOCKET_BACKLOG)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"Another program uses port {port}: choose another --port, such as {port + 101}."
+            ) from error
         is_foreign_address = (
             isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
         )

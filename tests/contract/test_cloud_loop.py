@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
+from backend.label_studio.local_server import LabelStudioServer
 from backend.store.api_keys import ApiKeyStore
-from demo.label_studio import LabelStudioServer
 from serverless.container_image import REPOSITORY_ROOT
 from serverless.volume_sync import VolumeSync
 from tests.support.detection_projects import (

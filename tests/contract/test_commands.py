@@ -11,11 +11,11 @@ import pytest
 from backend.cli.main import main
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.label_rename import LabelRename, LabelRenamer
+from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from backend.label_studio.tabs import LABEL_NEXT_TAB
 from backend.label_studio.task_results import is_machine_annotation
 from backend.store.label_answers import LabelAnswer, save_label_answer
 from backend.store.projects import ProjectStore
-from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import (
     CHOICES_CONFIG,
@@ -41,6 +41,8 @@ def test_connect_status_versions_rollback_promote_train(
         "project": project,
         "url": backend.url,
         "connected": "now",
+        "webhook": "unchanged",
+        "interactive": False,
         "labeling_url": f"{studio.url}/projects/{project}/data?tab={tab}&labeling=1",
     }
     again = run_prelabel("connect", str(project), "--backend", backend.url, **env)
@@ -301,7 +303,54 @@ def test_the_address_of_a_prelabel_is_not_taken_for_label_studios(
         assert "does not answer like Label Studio" in done.stderr or "has no project" in done.stderr
 
 
-def test_a_taken_port_is_one_clear_sentence(backend: BackendServer, tmp_path: Path) -> None:
-    done = run_prelabel("serve", "--port", str(backend.port), PRELABEL_HOME=str(tmp_path))
-    assert done.returncode == 1
-    assert "choose another --port" in done.stderr
+def test_a_taken_port_is_one_clear_sentence(
+    backend: BackendServer, studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    studio_port = studio.url.rpartition(":")[2]
+    other_home = {"PRELABEL_HOME": str(tmp_path / "other")}
+    for port, home, sentence in (
+        (backend.port, {}, "Prelabel is already running at"),
+        (backend.port, other_home, "Another Prelabel (home"),
+        (studio_port, {}, f"Another program uses port {studio_port}: stop it"),
+    ):
+        done = run_prelabel("serve", "--port", str(port), **backend.environment | home)
+        assert (done.returncode, sentence in done.stderr) == (1, True), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_connect_restores_the_webhook_and_connects_smart_tools(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
+    config = CHOICES_CONFIG.format(choice="single").replace(
+        "</View>",
+        '<RectangleLabels name="box" toName="image" smart="true"><Label value="a"/>'
+        "</RectangleLabels></View>",
+    )
+    project = lab.create_project(config, title="Cards and boxes")
+
+    def connect(*more: str) -> Json:
+        arguments = ("connect", "cards and", "--backend", backend.url, "--json", *more)
+        return dict(json_output(run_prelabel(*arguments, **backend.environment)))
+
+    def hooks() -> list[Json]:
+        return list(lab.request("GET", "/api/webhooks/", params={"project": project}))
+
+    first = connect()
+    assert (first["connected"], first["webhook"], first["interactive"]) == (
+        "now",
+        "unchanged",
+        True,
+    )
+    (connection,) = lab.request("GET", "/api/ml/", params={"project": project})
+    assert connection["is_interactive"]
+    (hook,) = hooks()
+    lab.request("DELETE", f"/api/webhooks/{hook['id']}/")
+    assert connect()["webhook"] == "restored"
+    (hook,) = hooks()
+    assert (hook["url"], hook["send_for_all_actions"]) == (f"{backend.url}/webhook", True)
+    lab.request("PATCH", f"/api/webhooks/{hook['id']}/", json={"is_active": False})
+    repaired = connect("--no-interactive")
+    assert (repaired["connected"], repaired["webhook"]) == ("already", "restored")
+    assert hooks()[0]["is_active"]
+    (connection,) = lab.request("GET", "/api/ml/", params={"project": project})
+    assert not connection["is_interactive"]

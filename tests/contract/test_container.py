@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from demo.label_studio import find_free_port
+from backend.label_studio.local_server import find_free_port
 from tests.support.compose_network import (
     ServiceNetwork,
     make_service_sandbox,

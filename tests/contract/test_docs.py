@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -30,7 +31,7 @@ import tests.support.json_examples
 from backend.cli.main import COMMANDS, make_parser
 from backend.endpoint.alert_rules import read_alert_rules
 from backend.label_studio.labeling_config import read_config
-from demo.label_studio import find_free_port
+from backend.label_studio.local_server import find_free_port
 from tests.support.harness import (
     CHOICES_CONFIG,
     BackendServer,
@@ -60,6 +61,7 @@ EXTRA_OPTIONS = {
     "prelabel demo": "--labels 10",
     "prelabel connect": "--backend {backend}",
     "prelabel doctor": "--backend {backend}",
+    "prelabel login": '<<< "$LABEL_STUDIO_API_KEY"',
     "pytest": f"{ROOT}/tests --collect-only -q --rootdir {ROOT} -c {ROOT}/pyproject.toml",
 }
 """Options that shorten a command or replace the default port of the backend."""
@@ -207,6 +209,8 @@ def test_a_code_block_works_as_written(
                 servers.run(
                     prepare_script(block.text, servers), **plane.client_environment(), **home
                 )
+        case "sh", "options of uv":
+            check_uv_options(block.text)
         case "sh", "refused":
             servers.last_output = servers.run(
                 prepare_script(block.text, servers).replace("--fail-with-body", "")
@@ -239,6 +243,19 @@ def test_a_code_block_works_as_written(
             assert read_config(block.text).controls
         case unknown:
             pytest.fail(f"{block}: no check for {unknown}")
+
+
+def check_uv_options(text: str) -> None:
+    """Check that uv has the options; the commands would change the environment of the tests."""
+    for line in text.splitlines():
+        words = shlex.split(line)
+        if words[0] != "uv":
+            continue
+        command = list(itertools.takewhile(str.isalpha, words[1:]))
+        help_text = subprocess.run(
+            ["uv", *command, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        assert [word for word in words if word.startswith("--") and word not in help_text] == []
 
 
 def prepare_script(text: str, servers: DocsServers) -> str:

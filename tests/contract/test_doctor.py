@@ -19,10 +19,10 @@ import pytest
 from backend.doctor.check import CheckResult
 from backend.doctor.doctor import Doctor
 from backend.doctor.machine_checks import free_bytes
+from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from backend.settings import read_settings
 from backend.store.versions import VersionStore
 from backend.store.webhook_secret import load_webhook_secret
-from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.cli import run_prelabel
 from tests.support.harness import (
     BackendServer,
@@ -180,7 +180,7 @@ def _(bench: Bench) -> Iterator[Change]:
         yield {"LABEL_STUDIO_URL": f"http://127.0.0.1:{deaf_and_dumb.getsockname()[1]}"}
 
 
-@case("no token", "token", "LABEL_STUDIO_API_KEY is not set", "Personal Access Token")
+@case("no token", "token", "there is no token", "Personal Access Token")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_API_KEY": "", **bench.empty_home()}
 

@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.local_server import LabelStudioServer
 from backend.learning.audit import is_audit
 from backend.store.projects import ProjectStore
-from demo.label_studio import LabelStudioServer
 from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import CHOICES_CONFIG, Json, LabelStudioUser, make_data_uri, make_png
 from tests.support.image_files import encode_image

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from backend.store.files import sweep_temporary_files
+from tests.support.cli import run_prelabel
 from tests.support.detection_projects import (
     BOXES_CONFIG,
     create_drawing_project,
@@ -294,6 +295,28 @@ def test_a_wrong_token_is_reported_and_a_valid_one_fixes_it(
     wait_until(
         "a version", lambda: any(p["version"] for p in backend.http.get("/api/projects").json())
     )
+
+
+def test_a_running_backend_takes_up_the_token_of_login(
+    lab: LabelStudioUser, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(LABEL_STUDIO_API_KEY="f" * 40)  # as if it was revoked
+    project = lab.create_project()
+    lab.import_colours(project, 2)
+    body = {"project": f"{project}.0", "schema": "<View/>", "hostname": lab.url}
+    backend.http.post("/setup", json=body)
+    assert "run `prelabel login`; a running backend then continues" in (
+        backend.wait_for_failure(project)
+    )
+    for token, status, message in (
+        ("e" * 40, 1, "refused the token"),
+        (lab.token, 0, "LABEL_STUDIO_API_KEY is set in this terminal"),
+    ):
+        done = run_prelabel("login", "--json", input=f"{token}\n", **backend.environment)
+        assert (done.returncode, message in done.stderr) == (status, True), done.stderr
+        assert token not in done.stderr + done.stdout
+    backend.wait_for_round(project)
+    assert lab.token not in backend.log.read_text()
 
 
 def test_a_config_without_a_served_control_is_reported(

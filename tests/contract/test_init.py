@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,24 +12,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from backend.cli import backend_setup
 from backend.cli.main import main
 from backend.errors import PrelabelError, RoundError
+from backend.label_studio.diagnostics import is_listening
+from backend.label_studio.local_server import LOCAL_EMAIL, LabelStudioServer, find_free_port
 from backend.learning.audit import is_audit
 from backend.loop.observe import fetch_fingerprint
 from backend.loop.publish.queue_settings import follow_version
 from backend.onboarding.config_writer import write_config
 from backend.onboarding.label_input import parse_labels
 from backend.onboarding.labeling_job import LabelingJob
+from backend.onboarding.own_label_studio import LocalAccount, OwnLabelStudio
 from backend.runtime.connection import connect
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import read_settings
 from backend.store.projects import ProjectStore
+from backend.store.record_files import write_record
 from backend.tools.advise import Adviser
-from demo.label_studio import LabelStudioServer
 from tests.support.cli import json_output, run_prelabel
 from tests.support.detection_projects import make_box_region
 from tests.support.drawings import make_drawing
@@ -244,6 +249,39 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     again.type("n\n")
     again.wait_for(f"where no backend runs: start prelabel serve --port {backend.port}")
     assert again.wait_for_exit() == 0
+
+
+def test_the_own_label_studio_is_started_again_signed_in_and_stopped(
+    migrated_studio: Path, photos: Path, tmp_path: Path
+) -> None:
+    """A first start takes a minute for the database, so the folder of the other tests is copied."""
+    home = tmp_path / "home"
+    own = OwnLabelStudio(home)
+    shutil.copytree(migrated_studio, own.folder)
+    account = LocalAccount(find_free_port(), password="open sesame", token="0" * 40)
+    write_record(own.account_file, account, private=True)
+    settings = {"PRELABEL_HOME": str(home), "PRELABEL_ENCODER": "builtin"}
+    backend = f"http://127.0.0.1:{find_free_port()}"
+    command = ["init", str(photos), "--job", "points", "--labels", "a", "--import-labels", "none"]
+    terminal = Terminal(
+        [*command, "--start-label-studio", "--no-browser", "--backend", backend], settings
+    )
+    terminal.wait_for(f"Label Studio runs at {account.url}.")
+    terminal.wait_for("Label here: ")
+    terminal.wait_for("This link signs you in until this command ends: ")
+    link = terminal.wait_for("\r\n")
+    with httpx.Client(trust_env=False, follow_redirects=True) as browser:
+        page = browser.get(link)
+        assert (page.status_code, page.url.path) == (200, "/projects/1/data")
+        assert browser.get(f"{account.url}/api/current-user/whoami").json()["email"] == LOCAL_EMAIL
+        assert browser.get(link.replace("/projects", "x/projects")).status_code == 404
+    terminal.wait_for("is connected.")  # the backend has the address and the token, too
+    assert json_output(run_prelabel("status", "--json", **settings))["projects"]
+    terminal.type("\x03")
+    assert terminal.wait_for_exit() == 130
+    assert not is_listening(account.url)
+    for output in (terminal.unread_output, (own.folder / "studio.log").read_text()):
+        assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(

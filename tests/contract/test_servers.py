@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from demo.label_studio import LabelStudioServer, ServerProcess, find_free_port
+from backend.label_studio.local_server import LabelStudioServer, ServerProcess, find_free_port
 from tests.support.harness import (
     BackendServer,
     LabelStudioUser,

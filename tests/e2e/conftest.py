@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from demo.label_studio import LabelStudioServer
+from backend.label_studio.local_server import LabelStudioServer
 from tests.support.browser import BROWSER_TIMEOUT_MS, log_in, open_chromium
 
 

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from backend.cli.main import main
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from backend.label_studio.tab_views import task_list_view
 from backend.label_studio.tabs import (
     LABEL_ERRORS_TAB,
@@ -25,7 +26,6 @@ from backend.label_studio.tabs import (
 )
 from backend.learning.audit import is_audit
 from backend.store.versions import VersionStore
-from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import SHAPE_LABELS, DrawnObject, make_drawing

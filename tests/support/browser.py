@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from demo.label_studio import DEMO_EMAIL, LabelStudioServer
+from backend.label_studio.local_server import LOCAL_EMAIL, LabelStudioServer
 
 CHROMIUM_PATH = "/usr/bin/chromium"
 CHROMIUM_FLAGS = (
@@ -50,7 +50,7 @@ def open_chromium() -> Iterator[Browser]:
 def log_in(page: Page, studio: LabelStudioServer) -> None:
     """Log in on Label Studio's login page."""
     page.goto(f"{studio.url}/user/login/")
-    page.fill("input[name=email]", DEMO_EMAIL)
+    page.fill("input[name=email]", LOCAL_EMAIL)
     page.fill("input[name=password]", studio.password)
     page.click("button[type=submit]")
     page.wait_for_url(lambda url: "/user/login" not in url)

@@ -9,10 +9,13 @@ import sys
 from typing import Any
 
 
-def run_prelabel(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_prelabel(
+    *arguments: str, input: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "backend.cli", *arguments],
         env={**os.environ, **environment},
+        input=input,
         capture_output=True,
         text=True,
         check=False,

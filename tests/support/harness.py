@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from demo.label_studio import LabelStudioServer, ServerProcess, find_free_port
+from backend.label_studio.local_server import LabelStudioServer, ServerProcess, find_free_port
 
 Json = dict[str, Any]
 WAIT_SECONDS = 90.0
@@ -303,12 +303,12 @@ def predicted_choice(prediction: Json) -> str:
 
 def create_personal_token(studio: LabelStudioServer) -> str:
     """Create a personal access token, and turn legacy tokens off."""
-    from demo.label_studio import DEMO_EMAIL
+    from backend.label_studio.local_server import LOCAL_EMAIL
 
     with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:
         browser.get("/user/login/")
         csrf = browser.cookies["csrftoken"]
-        form = {"email": DEMO_EMAIL, "password": studio.password, "csrfmiddlewaretoken": csrf}
+        form = {"email": LOCAL_EMAIL, "password": studio.password, "csrfmiddlewaretoken": csrf}
         headers = {"Referer": studio.url}
         answer = browser.post("/user/login/", data=form, headers=headers)
         assert answer.status_code == 302, answer.text[:300]

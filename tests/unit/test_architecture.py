@@ -38,6 +38,8 @@ PACKAGE_OWNERS: Mapping[str, tuple[str, ...]] = {
     "pathvalidate": ("backend/tools/dataset/file_names.py",),
     "pillow_heif": ("backend/vision/images/formats.py",),
     "prometheus_client": ("backend/endpoint/metrics.py",),
+    "rich": ("backend/cli/terminal.py",),
+    "keyring": ("backend/store/login.py",),
     "skimage": ("backend/vision",),
     "sqlite3": ("backend/vision/encoders/embedding_cache.py",),
     "starlette": ("backend/endpoint", "backend/server"),

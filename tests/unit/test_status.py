@@ -12,13 +12,13 @@ from PIL import Image
 from backend.cli.main import main
 from backend.dashboard.page_reader import DashboardReader
 from backend.json_records import to_json
+from backend.label_studio.local_server import find_free_port
 from backend.records import SINGLE_LABEL_NOTE
 from backend.settings import read_settings
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import write_json
 from backend.store.projects import ProjectStore
 from backend.store.versions import VersionStore
-from demo.label_studio import find_free_port
 from tests.support.dashboard_homes import make_project_status
 from tests.support.published_models import publish_version, train_colour_model
 

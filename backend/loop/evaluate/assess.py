@@ -161,8 +161,6 @@ class Assessor:
         advice = self._session.resources.missing_label_advice(
             undetectable_labels(detector, control)
         )
-        if advice:
-            log.info("%s: %s", control.name, advice["advice"])
         return ControlCard(
             metrics.describe_detector(detector),
             counts,

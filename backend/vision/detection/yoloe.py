@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 Tokenizer = Callable[[list[str]], Any]
 """Texts → (n, 77) CLIP token ids, for example ``open_clip.tokenize`` or ``clip.tokenize``."""
+PROMPTS_HINT = (
+    "Optional: an open-vocabulary network suggests objects by your label names before the first "
+    "label."
+)
 DEFAULT_LONGEST_EDGE_PX = 640
 """Longer edge of the input of published networks in pixels."""
 STRIDE_PX = 32

@@ -19,7 +19,12 @@ import pytest
 
 from backend.domain import ImageSize
 from backend.endpoint import alerts as alerts_module
-from backend.endpoint.alert_rules import EXAMPLE_RULES, AlertRule, read_alert_rules
+from backend.endpoint.alert_rules import (
+    EXAMPLE_RULES,
+    AlertRule,
+    AlertRulesFile,
+    read_alert_rules,
+)
 from backend.endpoint.alerts import AlertSender, sign_webhook
 from backend.errors import StoreError, UsageError
 from backend.inference.predict_image import ImagePrediction
@@ -343,3 +348,30 @@ def test_an_invalid_rule_is_refused(tmp_path: Path, text: str, message: str) -> 
     (tmp_path / "alerts.toml").write_text(text)
     with pytest.raises(UsageError, match=message):
         read_alert_rules(tmp_path / "alerts.toml", {})
+
+
+def test_changed_rules_are_loaded_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "prelabel")
+    file = tmp_path / "alerts.toml"
+    rules_file = AlertRulesFile(file)
+    rules = rules_file.rules
+    alerts = AlertSender(rules, tmp_path, reload_rules=rules_file.reload)
+
+    def create(request: str) -> int:
+        prediction = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"a": 0.99}})
+        return alerts.create_alerts("1", "v1", request, "", prediction)
+
+    assert (create("r1"), caplog.text) == (0, "")
+    file.write_text(GOOD + "url='http://127.0.0.1:9/x'\n")
+    assert create("r2") == 1
+    assert f"Alert rules loaded from {file}: a (function 1)" in caplog.text
+    file.write_text(GOOD + "url='http://127.0.0.1:9/x'\n[[alert]]\nfunction='1'\n")
+    assert (create("r3"), len(rules)) == (1, 1)
+    assert "The alert rules stay as they were" in caplog.text
+    assert "alert 2: 'label' is missing" in caplog.text
+    file.unlink()
+    assert create("r4") == 0
+    assert f"Alert rules loaded from {file}: none" in caplog.text
+    assert caplog.text.count("loaded from") == 2

@@ -69,9 +69,7 @@ def test_a_wrong_setting_raises_one_sentence_with_the_fix(setting: str, tmp_path
     assert "\n" not in str(caught.value)
 
 
-def test_a_changed_weights_file_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_changed_weights_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A package of the same name from elsewhere could hold any file."""
     package = tmp_path / VARIANTS[INSTALLED_ENCODER].package
     weights = package / VARIANTS[INSTALLED_ENCODER].file

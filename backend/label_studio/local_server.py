@@ -20,8 +20,12 @@ import httpx
 from backend.errors import PrelabelError
 
 FIRST_START_SECONDS = 300.0
+DOWNLOAD_SECONDS = 900.0
+"""Time limit for uv to download Label Studio, about 500 MB, before its first start."""
 POLL_SECONDS = 0.3
-DEMO_EMAIL = "demo@example.com"
+LOCAL_EMAIL = "you@example.com"
+LABEL_STUDIO_VERSION = "1.23.2"
+"""The version that the tests use."""
 
 
 class ServerProcess:
@@ -87,6 +91,10 @@ class ServerProcess:
             self._process.wait()
         self._file.close()
 
+    def wait(self) -> None:
+        """Wait until the server exits."""
+        self._process.wait()
+
     def release(self) -> None:
         """Clean up after a server that another process stopped."""
         self._process.wait()
@@ -108,7 +116,7 @@ class LabelStudioServer:
         folder: data folder, reused by later starts.
         port: port on the loopback address.
         token: 40 hexadecimal digits; random by default.
-        password: password of the user ``DEMO_EMAIL``; random by default.
+        password: password of the user ``LOCAL_EMAIL``; random by default.
         environment: further settings of Label Studio.
     """
 
@@ -132,7 +140,7 @@ class LabelStudioServer:
         """Start the server without waiting until it is ready.
 
         Raises:
-            PrelabelError: Label Studio is not installed.
+            PrelabelError: Label Studio is not installed, and uv is not there to run it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "studio.log"
@@ -142,7 +150,12 @@ class LabelStudioServer:
         self, report: Callable[[float], None] = lambda elapsed_seconds: None
     ) -> None:
         """Wait until the server answers; the first start creates the database in 20 to 60 s."""
-        self._require_process().wait_until_ready(f"{self.url}/health", FIRST_START_SECONDS, report)
+        seconds = FIRST_START_SECONDS + DOWNLOAD_SECONDS * (not is_installed())
+        self._require_process().wait_until_ready(f"{self.url}/health", seconds, report)
+
+    def wait(self) -> None:
+        """Wait until the server exits."""
+        self._require_process().wait()
 
     def stop(self) -> None:
         """Stop the server."""
@@ -161,20 +174,13 @@ class LabelStudioServer:
         return self._server_process
 
     def _command(self) -> list[str]:
-        scripts_folder = str(Path(sys.executable).parent)
-        program = shutil.which("label-studio", path=scripts_folder) or shutil.which("label-studio")
-        if program is None:
-            raise PrelabelError(
-                "Label Studio is not installed in this environment: use `uv run prelabel demo`, or "
-                "run `pip install label-studio`."
-            )
         options = f"--no-browser --port {self._port} --internal-host 127.0.0.1 --host {self.url}"
-        return [program, "start", *options.split()]
+        return [*_find_program(), "start", *options.split()]
 
     def _environment(self) -> dict[str, str]:
         return {
             "LABEL_STUDIO_BASE_DATA_DIR": str(self.folder),
-            "LABEL_STUDIO_USERNAME": DEMO_EMAIL,
+            "LABEL_STUDIO_USERNAME": LOCAL_EMAIL,
             "LABEL_STUDIO_PASSWORD": self.password,
             "LABEL_STUDIO_USER_TOKEN": self.token,
             "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
@@ -190,6 +196,11 @@ class LabelStudioServer:
         }
 
 
+def is_installed() -> bool:
+    """Return whether Label Studio is installed in this environment or on the ``PATH``."""
+    return bool(_installed_program())
+
+
 def find_free_port(preferred: int = 0) -> int:
     """Return a free port on the loopback address, if possible the preferred one."""
     for port in (preferred, 0):
@@ -197,3 +208,21 @@ def find_free_port(preferred: int = 0) -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise PrelabelError("There is no free port on the loopback address.")
+
+
+def _installed_program() -> str | None:
+    scripts_folder = str(Path(sys.executable).parent)
+    return shutil.which("label-studio", path=scripts_folder) or shutil.which("label-studio")
+
+
+def _find_program() -> list[str]:
+    """Return the command of Label Studio: the installed one, or one that uv downloads."""
+    if program := _installed_program():
+        return [program]
+    if uv := os.environ.get("UV") or shutil.which("uv"):  # `uv run` sets UV
+        version = f"label-studio=={LABEL_STUDIO_VERSION}"
+        return [uv, "tool", "run", "--python", sys.executable, "--from", version, "label-studio"]
+    raise PrelabelError(
+        "Label Studio is not installed in this environment: run this command with `uv run`, or "
+        "run `pip install label-studio`."
+    )
