@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.dashboard import wording
+from backend.dashboard.audit_reader import AuditReader
+from backend.dashboard.audit_values import AuditPage, AuditPairs, ExampleRow
 from backend.dashboard.values import (
     CaptureRow,
     ConfusionMatrix,
@@ -26,6 +28,7 @@ from backend.estimate import IntervalEstimate
 from backend.records import ControlCard, ControlStatus, Outlook, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import read_json
+from backend.store.label_examples import LabelExamples, load_label_examples
 from backend.store.label_tab import read_labeling_path
 from backend.store.problems import find_problems
 from backend.store.projects import ProjectStore
@@ -108,12 +111,18 @@ class DashboardReader:
         queue_front = QueueFront(folder, self._files.read)
         suspects = queue_front.label_errors().suspects
         captures = self._projects.captures(id)
+        audit = self._audit(summary)
+        examples = load_label_examples(folder, self._files.read)
         waiting, returned = captures.counts()
         return ProjectPage(
             summary=summary,
+            wrong=audit.wrong_images(),
             problems=find_problems(folder, versions),
             outlook=(card.outlook if card else None) or Outlook(),
-            controls=[_control_view(control, card) for control in status.controls],
+            controls=[
+                _control_view(control, card, _example_rows(audit, examples, control))
+                for control in status.controls
+            ],
             queue=_next_task_rows(summary, queue_front),
             suspects=[
                 _label_error_row(summary, queue_front, row) for row in suspects[:LABEL_ERRORS_SHOWN]
@@ -132,9 +141,18 @@ class DashboardReader:
             left_out=status.left_out,
         )
 
+    def audit_page(self, summary: ProjectSummary, selection: AuditPairs) -> AuditPage:
+        """Return the selected audit images of a project's live version."""
+        return self._audit(summary).page(selection)
+
     def thumbnail_path(self, id: str, name: str) -> Path:
         """Return the path of a thumbnail, which may not exist. Callers must validate both names."""
         return QueueFront(self._projects.folder(id)).thumbnail_path(name)
+
+    def _audit(self, summary: ProjectSummary) -> AuditReader:
+        id = str(summary.status.id)
+        front = QueueFront(self._projects.folder(id), self._files.read)
+        return AuditReader(summary, self._version_store(id), front, self._files.read)
 
     def _version_store(self, id: str) -> VersionStore:
         folder = self._projects.folder(id)
@@ -173,7 +191,17 @@ def _rollback_target(versions: VersionStore) -> str:
         return ""
 
 
-def _control_view(control: ControlStatus, card: VersionCard | None) -> ControlView:
+def _example_rows(
+    audit: AuditReader, examples: LabelExamples, control: ControlStatus
+) -> dict[str, list[ExampleRow]]:
+    """Return the labeled images of each label that has some."""
+    rows = {label: audit.example_rows(examples, control.name, label) for label in control.labels}
+    return {label: label_rows for label, label_rows in rows.items() if label_rows}
+
+
+def _control_view(
+    control: ControlStatus, card: VersionCard | None, examples: Mapping[str, Sequence[ExampleRow]]
+) -> ControlView:
     """Combine a control of the current labeling config with its record in the live version."""
     recorded = card.control(control.name) if card else ControlCard()
     return ControlView(
@@ -185,6 +213,7 @@ def _control_view(control: ControlStatus, card: VersionCard | None) -> ControlVi
         counting=recorded.counting,
         advice=recorded.advice,
         note=recorded.note,
+        examples=examples,
     )
 
 
@@ -209,15 +238,12 @@ def _confusion_matrix(
     confused_pairs.sort(key=lambda pair: -pair[2])
     matrix_names = names if len(names) <= MAX_MATRIX_CLASSES else []
     return ConfusionMatrix(
-        names=[name or wording.NO_LABEL_TEXT for name in matrix_names],
+        names=matrix_names,
         rows=[
             [table.get(truth, {}).get(answer, 0) for answer in matrix_names]
             for truth in matrix_names
         ],
-        confused_pairs=[
-            (t or wording.NO_LABEL_TEXT, a or wording.NO_LABEL_TEXT, n)
-            for t, a, n in confused_pairs[:CONFUSED_PAIRS_SHOWN]
-        ],
+        confused_pairs=confused_pairs[:CONFUSED_PAIRS_SHOWN],
     )
 
 

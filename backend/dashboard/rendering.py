@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from backend.dashboard import wording
+from backend.dashboard.audit_values import AuditPage
 from backend.dashboard.chart import build_chart
 from backend.dashboard.values import ProjectPage, ProjectSummary
 from backend.estimate import (
@@ -76,6 +77,7 @@ class PageRenderer:
             explain_estimate=wording.explain_estimate,
             percent=format_percent,
             round_text=wording.round_text,
+            label_text=wording.label_text,
             reason_tags=wording.QUEUE_REASON_TAGS,
             listed_versions=LISTED_VERSIONS,
             asset_hash=hashlib.sha256(all_content).hexdigest()[:8],
@@ -128,6 +130,10 @@ class PageRenderer:
             notice=ACTION_NOTICES.get(notice, ""),
             **self._status_values(page.summary),
         )
+
+    def render_audit(self, summary: ProjectSummary, page: AuditPage) -> str:
+        """Render the page of selected audit images."""
+        return self._render("audit.html", root="../../", s=summary, page=page, notice="")
 
     def round_status(self, summary: ProjectSummary) -> str:
         """Render the part of a project's page that refreshes itself."""

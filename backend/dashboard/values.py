@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from backend.dashboard.audit_values import ExampleRow, WrongImages
 from backend.estimate import IntervalEstimate
 from backend.records import Outlook, ProjectStatus, PromotionEvent
 from backend.store.versions import VersionCard
@@ -80,7 +81,7 @@ class ConfusionMatrix:
     """Counts of true and predicted labels on the audit set.
 
     Attributes:
-        names: names of the rows (truth) and the columns (prediction).
+        names: labels of the rows (truth) and the columns (prediction); empty for no label.
         rows: counts.
         confused_pairs: (truth, prediction, count), the most frequent pair first.
     """
@@ -88,6 +89,11 @@ class ConfusionMatrix:
     names: Sequence[str]
     rows: Sequence[Sequence[int]]
     confused_pairs: Sequence[tuple[str, str, int]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no audit image is counted."""
+        return not any(map(any, self.rows)) and not self.confused_pairs
 
     def share(self, row: int, column: int) -> int:
         """Return a cell's share of its row in tenths, 0 to 10, which selects its colour."""
@@ -108,6 +114,7 @@ class ControlView:
         counting: counting error of boxes and points.
         advice: how to get predictions before the first training.
         note: what limits the confidence of its predictions; empty otherwise.
+        examples: labeled images by label; labels without one are missing.
     """
 
     name: str
@@ -118,6 +125,7 @@ class ControlView:
     counting: IntervalEstimate | None = None
     advice: str = ""
     note: str = ""
+    examples: Mapping[str, Sequence[ExampleRow]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,6 +224,7 @@ class ProjectPage:
     """
 
     summary: ProjectSummary
+    wrong: WrongImages
     outlook: Outlook
     controls: Sequence[ControlView]
     queue: Sequence[QueueRow]

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from backend.dashboard.audit_values import AuditPairs
 from backend.dashboard.page_reader import DashboardReader
 from backend.dashboard.rendering import PageRenderer
 from backend.dashboard.values import ProjectSummary
@@ -73,6 +74,18 @@ class DashboardRoutes:
         except PrelabelError as error:
             return self._error_page(error, "../")
         return _html_response(page)
+
+    async def audit_images(self, id: str, selection: AuditPairs) -> Response:
+        """Return the page of selected audit images."""
+
+        def render() -> str:
+            summary = self._reader.summary(self._service.project(id))
+            return self._pages.render_audit(summary, self._reader.audit_page(summary, selection))
+
+        try:
+            return _html_response(await asyncio.to_thread(render))
+        except PrelabelError as error:
+            return self._error_page(error, "../../")
 
     async def round_status(self, request: Request, id: str) -> Response:
         """Return the refreshed part of a project's page, with the live version in a header."""
@@ -178,6 +191,14 @@ def _add_page_routes(app: FastAPI, routes: DashboardRoutes) -> None:
     @app.get("/projects/{id}/now", include_in_schema=False)
     async def now(request: Request, id: str) -> Response:
         return await routes.round_status(request, id)
+
+    @app.get("/projects/{id}/audit", include_in_schema=False)
+    async def audit_images(
+        id: str, control: str = "", given: str | None = None, predicted: str | None = None
+    ) -> Response:
+        is_pair = given is not None and predicted is not None
+        selection = AuditPairs(control, given or "", predicted or "", is_pair)
+        return await routes.audit_images(id, selection)
 
     @app.get("/projects/{id}/pictures/{name}.jpg", include_in_schema=False)
     async def picture(id: str, name: str) -> Response:

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from backend.dashboard.audit_values import AuditPairs
 from backend.dashboard.chart import build_chart
 from backend.dashboard.page_reader import DashboardReader, JsonFileCache
 from backend.dashboard.rendering import PageRenderer
@@ -21,7 +22,9 @@ from backend.dashboard.wording import explain_figure
 from backend.estimate import IntervalEstimate, format_headline
 from backend.learning.coverage import build_coverage
 from backend.loop.publish.queue_order import QueueOrder
+from backend.loop.publish.thumbnails import select_examples
 from backend.records import (
+    ControlCard,
     ControlStatus,
     CurvePrediction,
     HeldVersion,
@@ -33,16 +36,24 @@ from backend.scheduler.service import Service
 from backend.server.app import create_app
 from backend.server.cross_origin import explain_form_refusal
 from backend.settings import Settings
+from backend.store.audit_predictions import (
+    AuditAnswer,
+    AuditPredictions,
+    AuditRegion,
+    save_audit_predictions,
+)
 from backend.store.captures import CaptureStore
 from backend.store.files import write_json
 from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
 from backend.store.versions import VersionStore
 from tests.support.dashboard_homes import (
     CONTROL_DESCRIPTIONS,
+    make_answers,
     make_card,
     make_full_home,
     make_project_status,
 )
+from tests.support.observations import make_observation
 
 SERVER = "http://label.example"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
@@ -66,6 +77,7 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     told = text(html)
     for wanted in (
         "That version is live.",
+        "healthy predicted as wilting 2 times",
         "About 92 of 100 images are predicted correctly",
         "epoch 4 of 10",
         "180 of 600",
@@ -91,6 +103,91 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     assert f'href="{SERVER}/projects/1/data?task=40"' in html
     assert 'src="../projects/1/pictures/capture-req-0.jpg"' in html
     assert html.count("<tr") == html.count("</tr>")
+
+
+def test_wrong_audit_images_stand_under_the_accuracy_with_their_labels(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    html = page(tmp_path, shown)
+    accuracy = html[html.index('id="h-figure"') : html.index('id="h-round"')]
+    assert "Wrong on 4 of 20 audit images" in accuracy
+    assert f'href="{SERVER}/projects/1/data?task=100"' in accuracy
+    assert 'src="../projects/1/pictures/100.jpg" alt="Task 100"' in accuracy
+    assert "labeled wilting , predicted healthy" in text(accuracy)
+    assert "leaves: missed 2 leaf; false 2 leaf" in text(accuracy)
+    marks = re.findall(r'<(rect|path) class="([\w ]+)"', accuracy[: accuracy.index("legend")])
+    assert marks == [
+        ("rect", "correct"),
+        ("rect", "missed"),
+        *(("rect", "false"), ("path", "false")),  # crossed
+        *(("path", "dot missed"), ("path", "hole")),  # a ring
+        ("path", "false"),  # a cross
+        ("path", "dot correct"),
+    ]
+    first = replace(shown, version="v0-0123abcd")
+    html = page(tmp_path, first)
+    assert "Wrong on 8 of 20 audit images" in html
+    assert 'href="../projects/1/audit">All 8 wrong images' in html
+    (
+        VersionStore(tmp_path / "projects" / "1").path(shown.version or "")
+        / "audit_predictions.json"
+    ).unlink()
+    assert "audit images</h3>" not in page(tmp_path, shown), "an early release evaluated it"
+
+
+def audit_page(home: Path, shown: ProjectStatus, selection: AuditPairs) -> str:
+    reader = DashboardReader(home, SERVER)
+    summary = reader.summary(shown)
+    return PageRenderer(10).render_audit(summary, reader.audit_page(summary, selection))
+
+
+def test_a_cell_of_the_confusion_matrix_leads_to_its_images(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    html = page(tmp_path, shown)
+    cell = 'audit?control=plant&amp;given=healthy&amp;predicted=wilting"'
+    assert (
+        f'href="../projects/1/{cell} aria-label="2 of healthy predicted as wilting">2</a>' in html
+    )
+    assert 'given=healthy&amp;predicted="' in html, "nothing was predicted"
+    pair = audit_page(tmp_path, shown, AuditPairs("plant", "healthy", "wilting", True))
+    assert "2 of 20 audit images" in text(pair)
+    assert re.findall(r'data\?task=(\d+)"', pair) == ["101", "103"]
+    wrong = audit_page(tmp_path, shown, AuditPairs())
+    assert re.findall(r'data\?task=(\d+)"', wrong) == ["100", "101", "102", "103"]
+    hostile = audit_page(tmp_path, shown, AuditPairs(HOSTILE, HOSTILE, HOSTILE, True))
+    assert "<script>alert" not in hostile
+    assert "None of the 20 audit images" in hostile
+
+
+def test_what_does_not_apply_is_folded(tmp_path: Path) -> None:
+    folded = re.findall(
+        r"<details[^>]*><summary>(?:<h2>)?([^<]+)", page(tmp_path, make_project_status())
+    )
+    assert folded == ["Learning curve and forecast", "Images captured by the endpoint"]
+    status = make_full_home(tmp_path / "full")
+    assert '<details class="panel">' not in page(tmp_path / "full", status)
+    nothing = ControlCard(figures={"confusion": {"healthy": {"healthy": 0}}, "labels": {}})
+    card = replace(make_card(9, 300), controls={"plant": nothing})
+    VersionStore(tmp_path / "full" / "projects" / "1").save(card, {}, lambda folder: None)
+    html = page(tmp_path / "full", replace(status, version=card.version))
+    assert "<details><summary>Confusions</summary>" in html
+    assert 'class="confusion"' not in html
+
+
+def test_a_project_of_5000_tasks_is_rendered_within_half_a_second(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    folder = VersionStore(tmp_path / "projects" / "1").path(shown.version or "")
+    answers = make_answers(4).tasks
+    region = AuditRegion("missed", "leaf", 0.1, 0.1, 0.4, 0.5)
+    leaves = {"leaves": AuditAnswer(regions=(region,) * 10)}
+    tasks = {task: {**answers[100 + task % 20], **leaves} for task in range(500)}
+    save_audit_predictions(AuditPredictions(tasks), folder)
+    shown = replace(shown, tasks=5000, labels=5000)
+    reader, pages = DashboardReader(tmp_path, SERVER), PageRenderer(10)
+    pages.render_project(reader.page(shown), "")
+    start = time.process_time()
+    html = pages.render_project(reader.page(shown), "")
+    assert time.process_time() - start < 0.5
+    assert "Wrong on 500 of 500" in html
 
 
 def test_the_button_leads_to_the_tab_in_the_order_of_the_queue(tmp_path: Path) -> None:
@@ -151,7 +248,10 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
         advice=HOSTILE,
     )
     told = replace(hostile, controls={HOSTILE: control}, packages={HOSTILE: HOSTILE})
-    VersionStore(folder).save(told, {}, lambda folder: None)
+    answer = AuditAnswer((HOSTILE,), ("healthy",))
+    region = AuditAnswer(regions=(AuditRegion("missed", HOSTILE, 0, 0, 1, 1),))
+    audit = AuditPredictions({1: {HOSTILE: answer, "leaves": region}})
+    VersionStore(folder).save(told, {}, lambda made: save_audit_predictions(audit, made))
     shown = replace(
         shown,
         version=hostile.version,
@@ -342,6 +442,19 @@ def test_the_front_of_the_queue_has_reasons() -> None:
     )
     order.is_trained = False
     assert "uncertain" not in {one.why for one in order.first_tasks(24)}
+
+
+def test_examples_of_a_label_are_the_same_labeled_images_in_every_round() -> None:
+    labeled = {task: "red" if task % 3 else "blue" for task in range(0, 60, 2)}
+    examples = select_examples(make_observation(60, labeled))
+    for label in ("red", "blue"):
+        tasks = [example.task for example in examples.of_label("colour", label)]
+        assert len(tasks) == 4
+        assert all(labeled[task] == label for task in tasks)
+    more = labeled | {1: "red"}
+    again = select_examples(make_observation(60, more)).tasks()
+    assert len(set(again) & set(examples.tasks())) >= 7
+    assert select_examples(make_observation(60, {})).tasks() == []
 
 
 def test_captures_are_counted_without_reading_them(tmp_path: Path) -> None:
