@@ -59,7 +59,15 @@ class WarmUpJob:
     version: str
 
 
-ProjectJob = RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | WarmUpJob
+@dataclass(frozen=True)
+class TryJob:
+    """Predict the image in the frame's body with the live version. Result: the endpoint's response
+    as JSON."""
+
+    project: str
+
+
+ProjectJob = RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | WarmUpJob | TryJob
 Job = ProjectJob | PredictJob
 JOB_TYPES: dict[str, type[Job]] = {
     "round": RoundJob,
@@ -68,6 +76,7 @@ JOB_TYPES: dict[str, type[Job]] = {
     "capture_import": CaptureImportJob,
     "predict": PredictJob,
     "warm_up": WarmUpJob,
+    "try": TryJob,
 }
 """Job types by their name in a frame's header."""
 

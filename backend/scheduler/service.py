@@ -18,6 +18,7 @@ from backend.errors import (
     NotFoundError,
     StoreError,
 )
+from backend.json_records import JsonObject
 from backend.label_studio.ml_protocol import NO_VERSION
 from backend.records import ProjectStatus
 from backend.runtime.connection import (
@@ -25,6 +26,7 @@ from backend.runtime.connection import (
 )
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
+from backend.scheduler.jobs import TryJob
 from backend.scheduler.predict_queue import PredictQueue
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.registration import Registration
@@ -221,6 +223,19 @@ class Service:
             NotFoundError: no project has this id.
         """
         self._wake_project(self._project_state(id), forced=True)
+
+    async def try_image(self, id: str, content: bytes) -> JsonObject:
+        """Return the endpoint's response to an image, by the live version of a project.
+
+        Raises:
+            NotFoundError: no project has this id.
+            PrelabelError: the image cannot be read, or there is no version yet.
+        """
+        self._project_state(id)
+        async with self._prediction_workers.acquire() as worker:
+            response, _ = await worker.run(TryJob(id), content)
+        result: JsonObject = response
+        return result
 
     async def promote(self, id: str, version: str, by: str, reason: str) -> None:
         """Make a version live, overriding the quality gate, and push its predictions.

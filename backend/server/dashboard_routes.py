@@ -6,30 +6,24 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 
 from backend.dashboard.audit_values import AuditPairs
 from backend.dashboard.page_reader import DashboardReader
 from backend.dashboard.rendering import PageRenderer
+from backend.dashboard.security_headers import (
+    CACHE_HEADERS,
+    NO_CACHE_HEADERS,
+    SECURITY_HEADERS,
+)
 from backend.dashboard.values import ProjectSummary
 from backend.errors import NotFoundError, PrelabelError
 from backend.scheduler.service import Service
 from backend.server.cross_origin import explain_form_refusal
+from backend.server.request_body import is_form, read_file
 
 DASHBOARD_ACTOR = "the dashboard"
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-SECURITY_HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with no-referrer the Origin of a form would be null
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-NO_CACHE_HEADERS = {"Cache-Control": "no-store"}
-CACHE_HEADERS = {"Cache-Control": "private, max-age=3600"}
 THUMBNAIL_NAME_PATTERN = re.compile(r"(capture-)?[0-9A-Za-z_-]{1,80}")
 FormAction = Callable[[str], Awaitable[object]]
 
@@ -45,6 +39,7 @@ class DashboardRoutes:
             settings.home, settings.label_studio_url, settings.endpoint_data_dir
         )
         self._pages = PageRenderer(settings.retrain_after)
+        self._max_image_bytes = settings.max_image_bytes
 
     async def overview(self, request: Request) -> Response:
         """Return the overview of all projects."""
@@ -147,6 +142,32 @@ class DashboardRoutes:
             f"{parent_path}{id}?done={name}", 303, {**SECURITY_HEADERS, **NO_CACHE_HEADERS}
         )
 
+    async def try_image(self, request: Request, id: str) -> Response:
+        """Return the predictions for an uploaded image: JSON to scripts, a page to forms."""
+        refusal_reason = explain_form_refusal(request.headers, has_auth=self._has_auth)
+        try:
+            if refusal_reason:
+                raise HTTPException(403, refusal_reason)
+            summary = self._reader.summary(self._service.project(id))
+            content = await read_file(request, self._max_image_bytes)
+            answer = await self._service.try_image(id, content)
+        except (HTTPException, PrelabelError) as error:
+            return self._refuse_image(error, as_page=is_form(request))
+        if is_form(request):
+            return _html_response(self._pages.try_answer(summary, answer))
+        return JSONResponse(answer, headers={**SECURITY_HEADERS, **NO_CACHE_HEADERS})
+
+    def _refuse_image(self, error: HTTPException | PrelabelError, *, as_page: bool) -> Response:
+        if isinstance(error, HTTPException):
+            status, detail = error.status_code, str(error.detail)
+        else:
+            status, detail = (404 if isinstance(error, NotFoundError) else 422), str(error)
+        headers = {**SECURITY_HEADERS, **NO_CACHE_HEADERS}
+        if as_page:
+            page = self._pages.error("No prediction", detail, "../../")
+            return HTMLResponse(page, status, headers)
+        return JSONResponse({"detail": detail}, status, headers)
+
     def not_found(self, path: str) -> Response:
         """Return the error page for an unknown path."""
         return self._error_page(
@@ -219,6 +240,10 @@ def _add_form_routes(app: FastAPI, routes: DashboardRoutes, service: Service) ->
     @app.post("/projects/{id}/cancel", include_in_schema=False)
     async def cancel(request: Request, id: str) -> Response:
         return await routes.submit_form(request, id, "cancel", "../", service.cancel)
+
+    @app.post("/projects/{id}/try", include_in_schema=False)
+    async def try_image(request: Request, id: str) -> Response:
+        return await routes.try_image(request, id)
 
     @app.post("/projects/{id}/rollback", include_in_schema=False)
     async def rollback(request: Request, id: str) -> Response:

@@ -34,6 +34,7 @@ from backend.scheduler.jobs import (
     PredictJob,
     ProjectJob,
     RoundJob,
+    TryJob,
     WarmUpJob,
     job_from_json,
 )
@@ -86,6 +87,8 @@ class JobRunner:
             case WarmUpJob():
                 self._warm_smart_tools(job)
                 return None, b""
+            case TryJob():
+                return self._try_image(job, body), b""
 
     def _session(self, job: ProjectJob) -> ProjectSession:
         return ProjectSession(self._resources, self._resources.projects.get(job.project))
@@ -153,6 +156,11 @@ class JobRunner:
         session = self._session(job)
         _ = session.images  # imports Label Studio's SDK, which is slow too
         warm_up(session.model(job.version) if job.version else None)
+
+    def _try_image(self, job: TryJob, content: bytes) -> JsonObject:
+        from backend.worker.try_image import predict_upload
+
+        return predict_upload(self._session(job), content)
 
     def _predict_tasks(self, body: bytes) -> tuple[JsonObject, bytes]:
         from backend.worker.live_predict import predict_tasks
