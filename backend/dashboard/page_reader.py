@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ class DashboardReader:
         suspects = queue_front.label_errors().suspects
         captures = self._projects.captures(id)
         audit = self._audit(summary)
+        audit_tasks = audit.predictions(status.version or "").tasks.keys()
         examples = load_label_examples(folder, self._files.read)
         waiting, returned = captures.counts()
         return ProjectPage(
@@ -125,7 +126,8 @@ class DashboardReader:
             ],
             queue=_next_task_rows(summary, queue_front),
             suspects=[
-                _label_error_row(summary, queue_front, row) for row in suspects[:LABEL_ERRORS_SHOWN]
+                _label_error_row(summary, queue_front, audit_tasks, row)
+                for row in suspects[:LABEL_ERRORS_SHOWN]
             ],
             suspects_found=len(suspects),
             captures=[
@@ -261,8 +263,9 @@ def _next_task_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow
 
 
 def _label_error_row(
-    summary: ProjectSummary, front: QueueFront, row: StoredLabelError
+    summary: ProjectSummary, front: QueueFront, audit_tasks: Set[int], row: StoredLabelError
 ) -> LabelErrorRow:
+    types = {control.name: control.type for control in summary.status.controls}
     return LabelErrorRow(
         task=row.task,
         given=row.given,
@@ -271,6 +274,9 @@ def _label_error_row(
         suspicion=1 - row.quality,
         link=summary.task_link(row.task),
         picture=front.thumbnail_path(str(row.task)).exists(),
+        control=row.control,
+        can_change=types.get(row.control) == "Choices",
+        is_audit=row.task in audit_tasks,
     )
 
 

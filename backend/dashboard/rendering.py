@@ -36,6 +36,8 @@ ACTION_NOTICES = {
     "train": "A round was requested. It trains if there are new labels; its progress appears here.",
     "promote": "That version is live. Its predictions are being written to Label Studio.",
     "rollback": "The earlier version is live. Its predictions are being written to Label Studio.",
+    "right": "The label is confirmed. It is not listed again unless it changes.",
+    "change": "The label is changed in Label Studio. The next round learns from it.",
     "cancel": "Training is being cancelled. The live version does not change.",
 }
 """Action → notice after it; the URL contains only the name of the action."""

@@ -179,6 +179,9 @@ class LabelErrorRow:
         suspicion: 1 − label quality, 0 to 1.
         link: URL of the task; may be empty.
         picture: whether it has a thumbnail.
+        control: name of the control.
+        can_change: whether the suggestion is one of the control's choices.
+        is_audit: whether the accuracy is measured on the image.
     """
 
     task: int
@@ -188,6 +191,9 @@ class LabelErrorRow:
     suspicion: float
     link: str
     picture: bool
+    control: str
+    can_change: bool
+    is_audit: bool
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,28 @@ class TryJob:
     project: str
 
 
-ProjectJob = RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | WarmUpJob | TryJob
+@dataclass(frozen=True)
+class ChangeLabelJob:
+    """Change a label in Label Studio as a person asked. Result: number of changed annotations.
+
+    Attributes:
+        project: id of the project.
+        task: id of the task.
+        control: name of the control.
+        given: the annotated label.
+        suggested: the new label.
+    """
+
+    project: str
+    task: int
+    control: str
+    given: str
+    suggested: str
+
+
+ProjectJob = (
+    RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | WarmUpJob | TryJob | ChangeLabelJob
+)
 Job = ProjectJob | PredictJob
 JOB_TYPES: dict[str, type[Job]] = {
     "round": RoundJob,
@@ -77,6 +98,7 @@ JOB_TYPES: dict[str, type[Job]] = {
     "predict": PredictJob,
     "warm_up": WarmUpJob,
     "try": TryJob,
+    "change_label": ChangeLabelJob,
 }
 """Job types by their name in a frame's header."""
 

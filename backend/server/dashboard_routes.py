@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
@@ -22,6 +23,7 @@ from backend.errors import NotFoundError, PrelabelError
 from backend.scheduler.service import Service
 from backend.server.cross_origin import explain_form_refusal
 from backend.server.request_body import is_form, read_file
+from backend.store.queue_front import StoredLabelError
 
 DASHBOARD_ACTOR = "the dashboard"
 THUMBNAIL_NAME_PATTERN = re.compile(r"(capture-)?[0-9A-Za-z_-]{1,80}")
@@ -190,6 +192,7 @@ def add_dashboard(app: FastAPI, service: Service) -> DashboardRoutes:
     routes = DashboardRoutes(service)
     _add_page_routes(app, routes)
     _add_form_routes(app, routes, service)
+    _add_label_routes(app, routes, service)
     return routes
 
 
@@ -265,6 +268,26 @@ def _add_form_routes(app: FastAPI, routes: DashboardRoutes, service: Service) ->
             lambda project: service.promote(
                 project, version, DASHBOARD_ACTOR, "promoted by a person"
             ),
+        )
+
+
+def _add_label_routes(app: FastAPI, routes: DashboardRoutes, service: Service) -> None:
+    """Add the forms that decide on a probable label error; its labels are in the query."""
+
+    @app.post("/projects/{id}/suspects/{task}/{action}", include_in_schema=False)
+    async def decide(
+        request: Request,
+        id: str,
+        task: int,
+        action: Literal["right", "change"],
+        control: str,
+        given: str,
+        suggested: str,
+    ) -> Response:
+        error = StoredLabelError(task, given, suggested, 0.0, "", control)
+        decide_label = service.change_label if action == "change" else service.confirm_label
+        return await routes.submit_form(
+            request, id, action, "../../../", lambda project: decide_label(project, error)
         )
 
 

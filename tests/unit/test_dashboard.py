@@ -19,7 +19,9 @@ from backend.dashboard.page_reader import DashboardReader, JsonFileCache
 from backend.dashboard.rendering import PageRenderer
 from backend.dashboard.values import VersionRow
 from backend.dashboard.wording import explain_figure
+from backend.domain import Control, Label
 from backend.estimate import IntervalEstimate, format_headline
+from backend.label_studio.choice_edit import suggested_edit
 from backend.learning.coverage import build_coverage
 from backend.loop.publish.queue_order import QueueOrder
 from backend.loop.publish.thumbnails import select_examples
@@ -43,8 +45,10 @@ from backend.store.audit_predictions import (
     save_audit_predictions,
 )
 from backend.store.captures import CaptureStore
+from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import write_json
 from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
+from backend.store.queue_front import QueueFront, StoredLabelError
 from backend.store.versions import VersionStore
 from tests.support.dashboard_homes import (
     CONTROL_DESCRIPTIONS,
@@ -624,3 +628,101 @@ def test_forms_redirect_and_record_the_actor(tmp_path: Path) -> None:
         ("v5-0123abcd", "the dashboard", "promoted by a person"),
         ("v0-0123abcd", "the dashboard", "promoted by a person"),
     ]
+
+
+SUSPECT = "control=plant&given=healthy&suggested=wilting"
+
+
+def test_a_confirmed_label_is_not_listed_again(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    folder = tmp_path / "projects" / "1"
+    form = "../projects/1/suspects/7/{}?control=plant&amp;given=healthy&amp;suggested=wilting"
+    html = page(tmp_path, shown)
+    for action in ("right", "change"):
+        assert f'action="{form.format(action)}"' in html
+    assert 'aria-label="Change to wilting: task 7"' in html
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        ours = {"origin": "http://127.0.0.1"}
+        path = "/projects/1/suspects/7"
+        assert (await client.post(f"{path}/right?{SUSPECT}")).status_code == 403
+        for other in (
+            f"{path}/right?control=plant&given=healthy&suggested=dead",
+            f"{path}/right?control=other&given=healthy&suggested=wilting",
+            f"/projects/1/suspects/8/right?{SUSPECT}",
+            f"/projects/2/suspects/7/right?{SUSPECT}",
+        ):
+            assert (await client.post(other, headers=ours)).status_code == 404, other
+        assert (await client.post(f"{path}/drop?{SUSPECT}", headers=ours)).status_code == 422
+        assert len(QueueFront(folder).label_errors().suspects) == 1
+        done = await client.post(f"{path}/right?{SUSPECT}", headers=ours)
+        assert (done.status_code, done.headers["location"]) == (303, "../../../1?done=right")
+
+    served(tmp_path, ask)
+    html = page(tmp_path, shown, "right")
+    assert "The label is confirmed." in html
+    assert "suspects/7/" not in html
+    found = [
+        StoredLabelError(7, "healthy", "dead", 0.1, "wrong label", "plant"),
+        StoredLabelError(7, "wilting", "dead", 0.1, "wrong label", "plant"),  # it changed
+        StoredLabelError(7, "healthy", "dead", 0.1, "wrong label", "leaf"),
+        StoredLabelError(8, "healthy", "dead", 0.1, "wrong label", "plant"),
+    ]
+    assert ConfirmedLabels(folder).without_confirmed(found) == found[1:]
+    for copy in folder.glob("confirmed_labels.json*"):
+        copy.write_text("damaged")
+    assert ConfirmedLabels(folder).without_confirmed(found) == found
+
+
+def test_a_label_that_cannot_be_written_stays_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = make_full_home(tmp_path)
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        path = f"/projects/1/suspects/7/change?{SUSPECT}"
+        failed = await client.post(path, headers={"origin": "http://127.0.0.1"})
+        assert failed.status_code == 409
+        assert "Action failed" in failed.text
+
+    served(tmp_path, ask)
+    assert "suspects/7/change" in page(tmp_path, shown)
+
+
+CHOICE = {"from_name": "plant", "to_name": "image", "type": "choices", "id": "a"}
+BOX = {"from_name": "leaves", "type": "rectanglelabels", "value": {"x": 1}}
+ONE = Control("plant", "image", "image", (Label("healthy"), Label("wilting")))
+SEVERAL = replace(ONE, multiple=True)
+
+
+@pytest.mark.parametrize(
+    ("control", "given", "suggested", "before", "after"),
+    [
+        (ONE, "healthy", "wilting", ["healthy"], ["wilting"]),
+        (ONE, "healthy", "wilting", ["wilting"], None),  # changed meanwhile
+        (SEVERAL, "wilting", "not wilting", ["healthy", "wilting"], ["healthy"]),
+        (SEVERAL, "wilting", "not wilting", ["wilting"], []),
+        (SEVERAL, "not wilting", "wilting", ["healthy"], ["healthy", "wilting"]),
+        (SEVERAL, "not wilting", "wilting", ["wilting"], None),
+    ],
+)
+def test_a_label_is_changed_and_the_rest_of_the_annotation_stays(
+    control: Control, given: str, suggested: str, before: list[str], after: list[str] | None
+) -> None:
+    edit = suggested_edit(control, given, suggested)
+    assert edit is not None
+    result = edit.apply([BOX, {**CHOICE, "value": {"choices": before}}])
+    if after is None:
+        assert result is None
+    else:
+        assert result == [{**CHOICE, "value": {"choices": after}}, BOX]
+    assert edit.apply([BOX]) is None
+
+
+def test_only_choices_of_the_config_are_written() -> None:
+    assert suggested_edit(ONE, "healthy", "dead") is None
+    assert suggested_edit(ONE, "dead", "healthy") is None
+    assert suggested_edit(SEVERAL, "healthy", "wilting") is None
+    assert suggested_edit(replace(ONE, kind="boxes"), "healthy", "wilting") is None
