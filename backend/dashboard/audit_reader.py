@@ -10,14 +10,18 @@ from backend.dashboard.audit_values import (
     AuditImageRow,
     AuditPage,
     AuditPairs,
+    ComparedImage,
+    ComparisonPage,
     ExampleRow,
     ThumbnailMark,
     WrongImages,
 )
 from backend.dashboard.values import ProjectSummary
 from backend.store.audit_predictions import (
+    AUDIT_PREDICTIONS_FILE,
     AuditAnswer,
     AuditPredictions,
+    differ_predictions,
     is_all_correct,
     load_audit_predictions,
 )
@@ -52,17 +56,64 @@ class AuditReader:
 
     def wrong_images(self) -> WrongImages:
         """Return the audit images that the live version predicts wrongly."""
-        predictions = self.predictions(self._summary.status.version or "")
+        predictions = self.predictions(self._live)
         wrong = predictions.wrong_tasks()
         rows = [self.row(task, predictions.tasks[task]) for task in wrong[:WRONG_IMAGES_SHOWN]]
         return WrongImages(rows, len(wrong), len(predictions.tasks))
 
     def page(self, selection: AuditPairs) -> AuditPage:
         """Return the selected audit images of the live version."""
-        predictions = self.predictions(self._summary.status.version or "")
+        predictions = self.predictions(self._live)
         tasks = [task for task, answers in predictions.tasks.items() if selection.includes(answers)]
         rows = [self.row(task, predictions.tasks[task]) for task in tasks[:AUDIT_IMAGES_SHOWN]]
         return AuditPage(selection, rows, len(tasks), len(predictions.tasks))
+
+    def comparable_versions(self) -> list[str]:
+        """Return the versions with stored predictions, newest first."""
+        return [
+            name
+            for name in self._versions.names()
+            if (self._versions.path(name) / AUDIT_PREDICTIONS_FILE).exists()
+        ]
+
+    def compare(self, first: str, second: str) -> ComparisonPage:
+        """Compare two versions on the audit images that both were evaluated on.
+
+        Args:
+            first: name of a version; the live one or the newest for an unknown name.
+            second: name of another version; the newest other one for an unknown name.
+        """
+        names = self.comparable_versions()
+        if first not in names:
+            first = next(iter([name for name in names if name == self._live] or names), "")
+        if second not in names:
+            second = next((name for name in names if name != first), first)
+        before, after = (self.predictions(name).tasks for name in (first, second))
+        rows = [
+            ComparedImage(
+                self.row(task, before[task]),
+                self.row(task, after[task]),
+                differ_predictions(before[task], after[task]),
+            )
+            for task in before
+            if task in after
+        ]
+        rows.sort(key=lambda row: not row.differs)
+        differing = [row for row in rows if row.differs]
+        return ComparisonPage(
+            first,
+            second,
+            names,
+            rows[:AUDIT_IMAGES_SHOWN],
+            len(rows),
+            len(differing),
+            sum(row.first.is_correct and not row.second.is_correct for row in differing),
+            sum(row.second.is_correct and not row.first.is_correct for row in differing),
+        )
+
+    @property
+    def _live(self) -> str:
+        return self._summary.status.version or ""
 
     def predictions(self, version: str) -> AuditPredictions:
         """Return the stored predictions of a version; none without a version."""

@@ -160,6 +160,46 @@ class WrongImages:
 
 
 @dataclass(frozen=True)
+class ComparedImage:
+    """An audit image with the predictions of two versions.
+
+    Attributes:
+        first: with the prediction of the first version.
+        second: with that of the second version.
+        differs: the predictions differ.
+    """
+
+    first: AuditImageRow
+    second: AuditImageRow
+    differs: bool
+
+
+@dataclass(frozen=True)
+class ComparisonPage:
+    """Two versions on the audit images that both were evaluated on.
+
+    Attributes:
+        first: name of the first version.
+        second: name of the second version.
+        versions: names of all versions with stored predictions, newest first.
+        rows: the images, those with different predictions first; there may be more.
+        shared: number of images that both versions were evaluated on.
+        differing: number of images with different predictions.
+        first_better: number of those that only the first version predicts correctly.
+        second_better: number of those that only the second version predicts correctly.
+    """
+
+    first: str
+    second: str
+    versions: Sequence[str]
+    rows: Sequence[ComparedImage] = ()
+    shared: int = 0
+    differing: int = 0
+    first_better: int = 0
+    second_better: int = 0
+
+
+@dataclass(frozen=True)
 class ExampleRow:
     """A labeled image of one label.
 

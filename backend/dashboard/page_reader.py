@@ -11,7 +11,7 @@ from typing import Any
 
 from backend.dashboard import wording
 from backend.dashboard.audit_reader import AuditReader
-from backend.dashboard.audit_values import AuditPage, AuditPairs, ExampleRow
+from backend.dashboard.audit_values import AuditPage, AuditPairs, ComparisonPage, ExampleRow
 from backend.dashboard.values import (
     CaptureRow,
     ConfusionMatrix,
@@ -118,6 +118,7 @@ class DashboardReader:
         return ProjectPage(
             summary=summary,
             wrong=audit.wrong_images(),
+            comparable=audit.comparable_versions(),
             problems=find_problems(folder, versions),
             outlook=(card.outlook if card else None) or Outlook(),
             controls=[
@@ -146,6 +147,10 @@ class DashboardReader:
     def audit_page(self, summary: ProjectSummary, selection: AuditPairs) -> AuditPage:
         """Return the selected audit images of a project's live version."""
         return self._audit(summary).page(selection)
+
+    def comparison(self, summary: ProjectSummary, first: str, second: str) -> ComparisonPage:
+        """Return two versions of a project on the same audit images."""
+        return self._audit(summary).compare(first, second)
 
     def thumbnail_path(self, id: str, name: str) -> Path:
         """Return the path of a thumbnail, which may not exist. Callers must validate both names."""

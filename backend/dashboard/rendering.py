@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from backend.dashboard import wording
-from backend.dashboard.audit_values import AuditPage
+from backend.dashboard.audit_values import AuditPage, ComparisonPage
 from backend.dashboard.chart import build_chart
 from backend.dashboard.tried_image import TriedImage
 from backend.dashboard.values import ProjectPage, ProjectSummary
@@ -28,6 +28,7 @@ ASSET_TYPES = {
     "style.css": "text/css",
     "refresh.js": "text/javascript",
     "try.js": "text/javascript",
+    "notify.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 LISTED_VERSIONS = 10
@@ -173,6 +174,10 @@ class PageRenderer(TemplateRenderer):
     def render_audit(self, summary: ProjectSummary, page: AuditPage) -> str:
         """Render the page of selected audit images."""
         return self._render("audit.html", root="../../", s=summary, page=page, notice="")
+
+    def comparison(self, summary: ProjectSummary, page: ComparisonPage) -> str:
+        """Render the page that compares two versions."""
+        return self._render("comparison.html", root="../../", s=summary, page=page, notice="")
 
     def try_answer(self, summary: ProjectSummary, answer: JsonObject) -> str:
         """Render the predictions for an uploaded image, for browsers without JavaScript."""

@@ -226,6 +226,7 @@ class ProjectPage:
     """All values of a project's page.
 
     Attributes:
+        comparable: versions with stored predictions for audit images, newest first.
         problems: a sentence for each thing that a damaged file affects.
     """
 
@@ -244,4 +245,5 @@ class ProjectPage:
     roll_back_to: str
     held: VersionRow | None
     left_out: Mapping[str, int]
+    comparable: Sequence[str] = ()
     problems: Sequence[str] = ()

@@ -74,15 +74,24 @@ class DashboardRoutes:
 
     async def audit_images(self, id: str, selection: AuditPairs) -> Response:
         """Return the page of selected audit images."""
+        return await self._subpage(
+            id, lambda s: self._pages.render_audit(s, self._reader.audit_page(s, selection))
+        )
 
-        def render() -> str:
-            summary = self._reader.summary(self._service.project(id))
-            return self._pages.render_audit(summary, self._reader.audit_page(summary, selection))
+    async def comparison(self, id: str, first: str, second: str) -> Response:
+        """Return the page that compares two versions."""
+        return await self._subpage(
+            id, lambda s: self._pages.comparison(s, self._reader.comparison(s, first, second))
+        )
 
+    async def _subpage(self, id: str, render: Callable[[ProjectSummary], str]) -> Response:
+        """Return a page below a project's page."""
         try:
-            return _html_response(await asyncio.to_thread(render))
+            status = self._service.project(id)
+            page = await asyncio.to_thread(lambda: render(self._reader.summary(status)))
         except PrelabelError as error:
             return self._error_page(error, "../../")
+        return _html_response(page)
 
     async def round_status(self, request: Request, id: str) -> Response:
         """Return the refreshed part of a project's page, with the live version in a header."""
@@ -223,6 +232,10 @@ def _add_page_routes(app: FastAPI, routes: DashboardRoutes) -> None:
         is_pair = given is not None and predicted is not None
         selection = AuditPairs(control, given or "", predicted or "", is_pair)
         return await routes.audit_images(id, selection)
+
+    @app.get("/projects/{id}/compare", include_in_schema=False)
+    async def comparison(id: str, first: str = "", second: str = "") -> Response:
+        return await routes.comparison(id, first, second)
 
     @app.get("/projects/{id}/pictures/{name}.jpg", include_in_schema=False)
     async def picture(id: str, name: str) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,22 @@ class AuditPredictions:
 def is_all_correct(answers: Mapping[str, AuditAnswer]) -> bool:
     """Return whether the predictions of all controls of an image are correct."""
     return all(answer.is_correct for answer in answers.values())
+
+
+def differ_predictions(first: Mapping[str, AuditAnswer], second: Mapping[str, AuditAnswer]) -> bool:
+    """Return whether two versions predict different labels or find different objects.
+
+    Found objects are compared by label and outcome, because two detectors never draw exactly the
+    same box.
+    """
+    return _predicted(first) != _predicted(second)
+
+
+def _predicted(answers: Mapping[str, AuditAnswer]) -> dict[str, object]:
+    return {
+        control: (answer.predicted, Counter((r.label, r.outcome) for r in answer.regions))
+        for control, answer in answers.items()
+    }
 
 
 def save_audit_predictions(predictions: AuditPredictions, folder: Path) -> None:

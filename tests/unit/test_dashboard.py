@@ -42,6 +42,7 @@ from backend.store.audit_predictions import (
     AuditAnswer,
     AuditPredictions,
     AuditRegion,
+    differ_predictions,
     save_audit_predictions,
 )
 from backend.store.captures import CaptureStore
@@ -160,6 +161,56 @@ def test_a_cell_of_the_confusion_matrix_leads_to_its_images(tmp_path: Path) -> N
     hostile = audit_page(tmp_path, shown, AuditPairs(HOSTILE, HOSTILE, HOSTILE, True))
     assert "<script>alert" not in hostile
     assert "None of the 20 audit images" in hostile
+
+
+def comparison(home: Path, shown: ProjectStatus, first: str, second: str) -> str:
+    reader = DashboardReader(home, SERVER)
+    summary = reader.summary(shown)
+    return PageRenderer(10).comparison(summary, reader.comparison(summary, first, second))
+
+
+def test_two_versions_are_compared_on_the_same_images(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    versions = VersionStore(tmp_path / "projects" / "1")
+    old, live = "v1-0123abcd", shown.version or ""
+    assert 'action="../projects/1/compare"' in page(tmp_path, shown)
+    html = comparison(tmp_path, shown, old, live)
+    told = text(html)
+    assert f"predictions of {old} and {live} differ on 3 of 20 audit images." in told
+    assert f"Only {old} is correct on 0 of them, and only {live} on 3." in told
+    assert "17 images with the same predictions" in told
+    linked = list(dict.fromkeys(re.findall(r"data\?task=(\d+)", html)))
+    assert linked[:3] == ["104", "105", "106"], "those that differ come first"
+    assert len(linked) == 20
+    assert f"<option selected>{old}</option>" in html
+    same = text(comparison(tmp_path, shown, live, live))
+    assert f"{live} and {live} predict the same on all 20 audit images." in same
+    unknown = text(comparison(tmp_path, shown, HOSTILE, "../.."))
+    assert f"predictions of {live} and v5-0123abcd differ" in unknown
+    for name in versions.names()[1:]:
+        (versions.path(name) / "audit_predictions.json").unlink()
+    assert "Two versions with stored predictions are needed" in comparison(tmp_path, shown, "", "")
+    assert 'action="../projects/1/compare"' not in page(tmp_path, shown)
+
+
+def test_detectors_are_compared_by_what_they_find() -> None:
+    def answers(*regions: AuditRegion) -> dict[str, AuditAnswer]:
+        return {"leaves": AuditAnswer(regions=regions)}
+
+    found = AuditRegion("correct", "leaf", 0.1, 0.1, 0.4, 0.5)
+    moved = replace(found, x0=0.12)
+    missed = replace(found, outcome="missed")
+    assert not differ_predictions(answers(found), answers(moved))
+    assert differ_predictions(answers(found), answers(missed))
+    assert differ_predictions(answers(found), answers(found, replace(found, outcome="false")))
+
+
+def test_examples_of_each_label_are_shown_with_their_regions(tmp_path: Path) -> None:
+    html = page(tmp_path, make_full_home(tmp_path))
+    plant, leaves = re.findall(r'<details class="examples">(.*?)</details>', html, re.S)
+    assert re.findall(r"<h3>(\w+)</h3>", plant) == ["healthy", "wilting"]
+    assert re.findall(r"data\?task=(\d+)", plant) == ["60", "61", "62", "63", "64"]
+    assert '<rect class="given" x="10.0" y="10.0" width="30.0" height="40.0"/>' in leaves
 
 
 def test_what_does_not_apply_is_folded(tmp_path: Path) -> None:
