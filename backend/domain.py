@@ -41,6 +41,9 @@ class Region:
         return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
 
 
+RegionOutcome = Literal["correct", "missed", "false"]
+"""A detection of an annotated object, an object without a detection, or the reverse."""
+
 Regions = tuple[Region, ...]
 """All objects of an image for one control; empty if it shows none."""
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from backend.endpoint.alert_rules import ALERT_RULES_FILENAME, read_alert_rules
 from backend.errors import UsageError
+from backend.store.audit_predictions import AUDIT_PREDICTIONS_FILE
 from backend.store.captures import DAY_SECONDS, CaptureStore
 from backend.store.files import write_bytes, write_json
 from backend.store.projects import ProjectStore
@@ -36,7 +37,7 @@ DEPLOYMENTS_FILENAME = "modal-deployed.json"
 SYNCED_FILENAMES = ("keys.json", ALERT_RULES_FILENAME)
 OWNER_FILENAME = PUBLISHER_FILE
 """File in a project's folder on the volume, with the id of the PRELABEL_HOME that uploaded it."""
-UNSHARED_FILENAMES = frozenset({"labels.json"})
+UNSHARED_FILENAMES = frozenset({"labels.json", AUDIT_PREDICTIONS_FILE})
 """Files of a version that are not needed for predictions."""
 
 

@@ -11,7 +11,7 @@ from backend.estimate import IntervalEstimate, format_interval, format_percent
 from backend.records import Outlook
 
 CHART_WIDTH, CHART_HEIGHT = 460, 270
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 14, 14, 42
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 56, 14, 14, 48
 MAX_CHART_VERSIONS = 120
 """Maximum number of versions in the chart; the newest are shown."""
 TICK_STEPS = (1, 2, 5)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from backend.dashboard import wording
+from backend.dashboard.audit_reader import AuditReader
+from backend.dashboard.audit_values import AuditPage, AuditPairs, ComparisonPage, ExampleRow
 from backend.dashboard.values import (
     CaptureRow,
     ConfusionMatrix,
@@ -30,6 +32,7 @@ from backend.records import ControlCard, ControlStatus, Outlook, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import read_json
 from backend.store.label_answers import read_label_answers
+from backend.store.label_examples import LabelExamples, load_label_examples
 from backend.store.label_tab import read_labeling_path
 from backend.store.problems import find_problems
 from backend.store.project_titles import title_notes
@@ -127,15 +130,24 @@ class DashboardReader:
         queue_front = QueueFront(folder, self._files.read)
         suspects = queue_front.label_errors().suspects
         captures = self._projects.captures(id)
+        audit = self._audit(summary)
+        audit_tasks = audit.predictions(status.version or "").tasks.keys()
+        examples = load_label_examples(folder, self._files.read)
         waiting, returned = captures.counts()
         return ProjectPage(
             summary=summary,
+            wrong=audit.wrong_images(),
+            comparable=audit.comparable_versions(),
             problems=find_problems(folder, versions),
             outlook=(card.outlook if card else None) or Outlook(),
-            controls=[_control_view(control, card) for control in status.controls],
+            controls=[
+                _control_view(control, card, _example_rows(audit, examples, control))
+                for control in status.controls
+            ],
             queue=_next_task_rows(summary, queue_front),
             suspects=[
-                _label_error_row(summary, queue_front, row) for row in suspects[:LABEL_ERRORS_SHOWN]
+                _label_error_row(summary, queue_front, audit_tasks, row)
+                for row in suspects[:LABEL_ERRORS_SHOWN]
             ],
             suspects_found=len(suspects),
             captures=[
@@ -177,9 +189,22 @@ class DashboardReader:
                 rows.append(RemovedLabelRow(removed, labels.get(removed.control, ()), new))
         return rows
 
+    def audit_page(self, summary: ProjectSummary, selection: AuditPairs) -> AuditPage:
+        """Return the selected audit images of a project's live version."""
+        return self._audit(summary).page(selection)
+
+    def comparison(self, summary: ProjectSummary, first: str, second: str) -> ComparisonPage:
+        """Return two versions of a project on the same audit images."""
+        return self._audit(summary).compare(first, second)
+
     def thumbnail_path(self, id: str, name: str) -> Path:
         """Return the path of a thumbnail, which may not exist. Callers must validate both names."""
         return QueueFront(self._projects.folder(id)).thumbnail_path(name)
+
+    def _audit(self, summary: ProjectSummary) -> AuditReader:
+        id = str(summary.status.id)
+        front = QueueFront(self._projects.folder(id), self._files.read)
+        return AuditReader(summary, self._version_store(id), front, self._files.read)
 
     def _version_store(self, id: str) -> VersionStore:
         folder = self._projects.folder(id)
@@ -218,7 +243,17 @@ def _rollback_target(versions: VersionStore) -> str:
         return ""
 
 
-def _control_view(control: ControlStatus, card: VersionCard | None) -> ControlView:
+def _example_rows(
+    audit: AuditReader, examples: LabelExamples, control: ControlStatus
+) -> dict[str, list[ExampleRow]]:
+    """Return the labeled images of each label that has some."""
+    rows = {label: audit.example_rows(examples, control.name, label) for label in control.labels}
+    return {label: label_rows for label, label_rows in rows.items() if label_rows}
+
+
+def _control_view(
+    control: ControlStatus, card: VersionCard | None, examples: Mapping[str, Sequence[ExampleRow]]
+) -> ControlView:
     """Combine a control of the current labeling config with its record in the live version."""
     recorded = card.control(control.name) if card else ControlCard()
     return ControlView(
@@ -230,6 +265,7 @@ def _control_view(control: ControlStatus, card: VersionCard | None) -> ControlVi
         counting=recorded.counting,
         advice=recorded.advice,
         note=recorded.note,
+        examples=examples,
     )
 
 
@@ -254,15 +290,12 @@ def _confusion_matrix(
     confused_pairs.sort(key=lambda pair: -pair[2])
     matrix_names = names if len(names) <= MAX_MATRIX_CLASSES else []
     return ConfusionMatrix(
-        names=[name or wording.NO_LABEL_TEXT for name in matrix_names],
+        names=matrix_names,
         rows=[
             [table.get(truth, {}).get(answer, 0) for answer in matrix_names]
             for truth in matrix_names
         ],
-        confused_pairs=[
-            (t or wording.NO_LABEL_TEXT, a or wording.NO_LABEL_TEXT, n)
-            for t, a, n in confused_pairs[:CONFUSED_PAIRS_SHOWN]
-        ],
+        confused_pairs=confused_pairs[:CONFUSED_PAIRS_SHOWN],
     )
 
 
@@ -280,8 +313,9 @@ def _next_task_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow
 
 
 def _label_error_row(
-    summary: ProjectSummary, front: QueueFront, row: StoredLabelError
+    summary: ProjectSummary, front: QueueFront, audit_tasks: Set[int], row: StoredLabelError
 ) -> LabelErrorRow:
+    types = {control.name: control.type for control in summary.status.controls}
     return LabelErrorRow(
         task=row.task,
         given=row.given,
@@ -290,6 +324,9 @@ def _label_error_row(
         suspicion=1 - row.quality,
         link=summary.task_link(row.task),
         picture=front.thumbnail_path(str(row.task)).exists(),
+        control=row.control,
+        can_change=types.get(row.control) == "Choices",
+        is_audit=row.task in audit_tasks,
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from backend.dashboard import wording
+from backend.dashboard.audit_values import AuditPage, ComparisonPage
 from backend.dashboard.chart import build_chart
+from backend.dashboard.tried_image import TriedImage
 from backend.dashboard.values import ProjectPage, ProjectSummary, PromotionQuestion
 from backend.estimate import (
     format_audit_progress,
@@ -19,6 +21,7 @@ from backend.estimate import (
     format_interval,
     format_percent,
 )
+from backend.json_records import JsonObject
 
 DASHBOARD_FOLDER = Path(__file__).resolve().parent
 ASSET_TYPES = {
@@ -26,6 +29,8 @@ ASSET_TYPES = {
     "forms.js": "text/javascript",
     "local_times.js": "text/javascript",
     "refresh.js": "text/javascript",
+    "try.js": "text/javascript",
+    "notify.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 LISTED_VERSIONS = 10
@@ -34,11 +39,31 @@ ACTION_NOTICES = {
     "train": "A round was requested. It trains if there are new labels; its progress appears here.",
     "promote": "That version is live. Its predictions are being written to Label Studio.",
     "rollback": "The earlier version is live. Its predictions are being written to Label Studio.",
+    "right": "The label is confirmed. It is not listed again unless it changes.",
+    "change": "The label is changed in Label Studio. The next round learns from it.",
     "cancel": "Training is being cancelled. The live version does not change.",
     "labels": "Saved. If the label was renamed, its annotations are changed in the next round.",
     "leave": "The project was removed from this page. Its versions are kept.",
 }
 """Action → notice after it; the URL contains only the name of the action."""
+DEFAULT_ENDPOINT_ADDRESS = "http://localhost:9091"
+TEMPLATE_GLOBALS: Mapping[str, Any] = {
+    "headline": format_headline,
+    "interval": format_interval,
+    "unanswered_text": wording.explain_unanswered,
+    "unanswered_shown": wording.UNANSWERED_SHOWN,
+    "audit_progress": format_audit_progress,
+    "explain_figure": wording.explain_figure,
+    "explain_estimate": wording.explain_estimate,
+    "percent": format_percent,
+    "activity_text": wording.activity_text,
+    "activity_progress": wording.activity_progress,
+    "predicting_text": wording.PREDICTING_TEXT,
+    "removed_label_text": wording.explain_removed_label,
+    "label_text": wording.label_text,
+    "reason_tags": wording.QUEUE_REASON_TAGS,
+    "listed_versions": LISTED_VERSIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -49,15 +74,27 @@ class StaticAsset:
     type: str
 
 
-class PageRenderer:
-    """Renders the dashboard's pages.
+@dataclass(frozen=True)
+class EndpointCall:
+    """A request to the predict endpoint, as shown to people who want to call it.
 
-    Args:
-        retrain_after: number of new labels that starts training.
+    Attributes:
+        address: address of the endpoint.
+        function: id of the function.
+        needs_key: whether requests need an API key.
+        is_running: whether the endpoint shows it, so that it need not be started.
     """
 
-    def __init__(self, retrain_after: int) -> None:
-        self._retrain_after = retrain_after
+    address: str = DEFAULT_ENDPOINT_ADDRESS
+    function: str = "FUNCTION"
+    needs_key: bool = True
+    is_running: bool = True
+
+
+class TemplateRenderer:
+    """Renders templates, and reads the static files that they refer to."""
+
+    def __init__(self) -> None:
         folder = DASHBOARD_FOLDER / "static"
         self._assets = {
             n: StaticAsset((folder / n).read_bytes(), type) for n, type in ASSET_TYPES.items()
@@ -70,27 +107,31 @@ class PageRenderer:
             auto_reload=False,
         )
         all_content = b"".join(asset.content for asset in self._assets.values())
-        self._templates.globals.update(
-            headline=format_headline,
-            interval=format_interval,
-            unanswered_text=wording.explain_unanswered,
-            unanswered_shown=wording.UNANSWERED_SHOWN,
-            audit_progress=format_audit_progress,
-            explain_figure=wording.explain_figure,
-            explain_estimate=wording.explain_estimate,
-            percent=format_percent,
-            activity_text=wording.activity_text,
-            activity_progress=wording.activity_progress,
-            predicting_text=wording.PREDICTING_TEXT,
-            removed_label_text=wording.explain_removed_label,
-            reason_tags=wording.QUEUE_REASON_TAGS,
-            listed_versions=LISTED_VERSIONS,
-            asset_hash=hashlib.sha256(all_content).hexdigest()[:8],
-        )
+        asset_hash = hashlib.sha256(all_content).hexdigest()[:8]
+        self._templates.globals.update(TEMPLATE_GLOBALS, asset_hash=asset_hash)
 
     def asset(self, name: str) -> StaticAsset | None:
         """Return a static file; None for an unknown name."""
         return self._assets.get(name)
+
+    def endpoint_page(self, call: EndpointCall) -> str:
+        """Render the root page of the predict endpoint."""
+        return self._render("endpoint.html", call=call)
+
+    def _render(self, template: str, **values: Any) -> str:
+        return self._templates.get_template(template).render(values)
+
+
+class PageRenderer(TemplateRenderer):
+    """Renders the dashboard's pages.
+
+    Args:
+        retrain_after: number of new labels that starts training.
+    """
+
+    def __init__(self, retrain_after: int) -> None:
+        super().__init__()
+        self._retrain_after = retrain_after
 
     def overview(
         self,
@@ -133,6 +174,7 @@ class PageRenderer:
             page=page,
             chart=build_chart(page.versions, page.outlook),
             notice=ACTION_NOTICES.get(notice, ""),
+            endpoint_call=EndpointCall(function=str(page.summary.status.id), is_running=False),
             **self._status_values(page.summary),
         )
 
@@ -154,6 +196,19 @@ class PageRenderer:
             open_tasks_text=wording.count_open_tasks(question.summary.status),
         )
 
+    def render_audit(self, summary: ProjectSummary, page: AuditPage) -> str:
+        """Render the page of selected audit images."""
+        return self._render("audit.html", root="../../", s=summary, page=page, notice="")
+
+    def comparison(self, summary: ProjectSummary, page: ComparisonPage) -> str:
+        """Render the page that compares two versions."""
+        return self._render("comparison.html", root="../../", s=summary, page=page, notice="")
+
+    def try_answer(self, summary: ProjectSummary, answer: JsonObject) -> str:
+        """Render the predictions for an uploaded image, for browsers without JavaScript."""
+        values = {"s": summary, "answer": TriedImage.from_response(answer)}
+        return self._render("try_answer.html", root="../../", notice="", **values)
+
     def round_status(self, summary: ProjectSummary) -> str:
         """Render the part of a project's page that refreshes itself."""
         return self._render("now.html", root="../", **self._status_values(summary))
@@ -164,6 +219,3 @@ class PageRenderer:
 
     def _status_values(self, summary: ProjectSummary) -> Mapping[str, Any]:
         return {"s": summary, "next_step": wording.suggest_next_step(summary, self._retrain_after)}
-
-    def _render(self, template: str, **values: Any) -> str:
-        return self._templates.get_template(template).render(values)

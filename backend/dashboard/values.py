@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from backend.dashboard.audit_values import ExampleRow, WrongImages
 from backend.estimate import IntervalEstimate
 from backend.records import Outlook, ProjectStatus, PromotionEvent, RemovedLabel
 from backend.store.versions import VersionCard
@@ -82,7 +83,7 @@ class ConfusionMatrix:
     """Counts of true and predicted labels on the audit set.
 
     Attributes:
-        names: names of the rows (truth) and the columns (prediction).
+        names: labels of the rows (truth) and the columns (prediction); empty for no label.
         rows: counts.
         confused_pairs: (truth, prediction, count), the most frequent pair first.
     """
@@ -90,6 +91,11 @@ class ConfusionMatrix:
     names: Sequence[str]
     rows: Sequence[Sequence[int]]
     confused_pairs: Sequence[tuple[str, str, int]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no audit image is counted."""
+        return not any(map(any, self.rows)) and not self.confused_pairs
 
     def share(self, row: int, column: int) -> int:
         """Return a cell's share of its row in tenths, 0 to 10, which selects its colour."""
@@ -110,6 +116,7 @@ class ControlView:
         counting: counting error of boxes and points.
         advice: how to get predictions before the first training.
         note: what limits the confidence of its predictions; empty otherwise.
+        examples: labeled images by label; labels without one are missing.
     """
 
     name: str
@@ -120,6 +127,7 @@ class ControlView:
     counting: IntervalEstimate | None = None
     advice: str = ""
     note: str = ""
+    examples: Mapping[str, Sequence[ExampleRow]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,9 @@ class LabelErrorRow:
         suspicion: 1 − label quality, 0 to 1.
         link: URL of the task; may be empty.
         picture: whether it has a thumbnail.
+        control: name of the control.
+        can_change: whether the suggestion is one of the control's choices.
+        is_audit: whether the accuracy is measured on the image.
     """
 
     task: int
@@ -182,6 +193,9 @@ class LabelErrorRow:
     suspicion: float
     link: str
     picture: bool
+    control: str
+    can_change: bool
+    is_audit: bool
 
 
 @dataclass(frozen=True)
@@ -247,10 +261,12 @@ class ProjectPage:
 
     Attributes:
         removed_labels: labels to decide on.
+        comparable: versions with stored predictions for audit images, newest first.
         problems: a sentence for each thing that a damaged file affects.
     """
 
     summary: ProjectSummary
+    wrong: WrongImages
     outlook: Outlook
     controls: Sequence[ControlView]
     queue: Sequence[QueueRow]
@@ -265,4 +281,5 @@ class ProjectPage:
     held: VersionRow | None
     left_out: Mapping[str, int]
     removed_labels: Sequence[RemovedLabelRow] = ()
+    comparable: Sequence[str] = ()
     problems: Sequence[str] = ()

@@ -53,6 +53,11 @@ CAPTURE_REASON_TEXTS = {
 }
 
 
+def label_text(label: str) -> str:
+    """Return a label, or a text for the absence of one."""
+    return label or NO_LABEL_TEXT
+
+
 def reason_key(queued_task: QueuedTask) -> str:
     """Return the key of a task's reason in ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
     return (

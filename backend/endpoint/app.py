@@ -31,6 +31,7 @@ from backend.endpoint.post_response import PostResponseTasks
 from backend.endpoint.problems import add_error_handlers, handle_error, invalid_value
 from backend.endpoint.request_reader import RequestReader
 from backend.endpoint.responses import DEFAULT_LABEL_COUNT, ResponseOptions, control_type
+from backend.endpoint.root_page import add_root_page
 from backend.endpoint.schemas import Correction, JsonObject
 
 DESCRIPTION = """
@@ -124,6 +125,7 @@ def create_endpoint_app(parts: EndpointParts) -> FastAPI:
         RequestMiddleware, metrics=parts.metrics, is_known=is_known, handle_error=handle_error
     )
     add_error_handlers(app)
+    add_root_page(app, parts.access)
     _add_operator_routes(app, parts)
     _add_function_routes(app, parts)
     _add_invocation_routes(app, parts)
@@ -133,11 +135,6 @@ def create_endpoint_app(parts: EndpointParts) -> FastAPI:
 
 
 def _add_operator_routes(app: FastAPI, parts: EndpointParts) -> None:
-    @app.get("/", include_in_schema=False)
-    async def root() -> dict[str, str]:
-        """Return the paths of the functions and of the source code (AGPL-3.0-or-later)."""
-        return {"name": "Prelabel", "functions": "/v1/functions", "source": "/source"}
-
     @app.get("/source", include_in_schema=False)
     async def source() -> Response:
         """Return the source code of this program, as its license requires."""

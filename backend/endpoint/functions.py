@@ -24,7 +24,7 @@ from backend.endpoint.alert_rules import AlertRule, log_unknown_functions, log_u
 from backend.endpoint.batching import Batcher
 from backend.endpoint.problems import ProblemError
 from backend.errors import NotFoundError, PrelabelError, error_text
-from backend.inference.model import load_model
+from backend.inference.model import Model, load_model
 from backend.inference.predict_image import ImagePrediction, min_decode_size, predict_images
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
@@ -284,14 +284,27 @@ def load_local_version(resources: Resources, record: ProjectRecord, version: str
     Raises:
         PrelabelError: the version is missing, damaged or too old.
     """
-    card = resources.versions(record).card(version)
+    resources.versions(record).card(version)  # the clearest error for a missing version
     folder = resources.versions(record).path(version)
     model = load_model(folder, _RunnerCache(resources).load, resources.open_vocabulary)
+    loaded = load_with_model(resources, record, version, model)
+    loaded.predict([noise_image()])
+    return loaded
+
+
+def load_with_model(
+    resources: Resources, record: ProjectRecord, version: str, model: Model
+) -> LoadedVersion:
+    """Return a version whose model is in memory, with its encoder.
+
+    Raises:
+        PrelabelError: the version is missing or too old, or its encoder cannot be loaded.
+    """
+    card = resources.versions(record).card(version)
     check_version_controls(version, model.controls)
     encoder_setting = card.encoder.setting
     encoder = resources.encoder(encoder_setting) if encoder_setting and model.heads else None
     predict = partial(predict_images, model, encoder)
-    predict([noise_image()])
     return LoadedVersion(record, card, model.controls, resources.folder(record), predict)
 
 

@@ -8,13 +8,14 @@ because they rank the detections by confidence.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from backend.domain import Region
+from backend.domain import Region, RegionOutcome
 from backend.estimate import IntervalEstimate
 from backend.learning.average_precision import LabelDetections, average_precision_estimates
 from backend.learning.intervals import (
@@ -248,6 +249,36 @@ def count_matches(
     return _sum_counts(_count_by_label(image, labels, kind, extents, display_threshold))
 
 
+def region_outcomes(
+    image: DetectionSample,
+    labels: Sequence[str],
+    kind: RegionKind,
+    extents: Mapping[str, float],
+    display_threshold: float,
+) -> list[tuple[RegionOutcome, Region]]:
+    """Return the regions of one image with their outcomes, detections before missed objects.
+
+    The arguments are those of :func:`evaluate_detections`.
+    """
+    outcomes: list[tuple[RegionOutcome, Region]] = []
+    for label in labels:
+        sample = image.of_label(label, display_threshold)
+        pairs = _match_regions(sample, label, kind, extents)
+        found, known = ({pair[side] for pair in pairs} for side in (0, 1))
+        for i, region in enumerate(sample.detections):
+            outcomes.append(("correct" if i in found else "false", region))
+        missed = (region for i, region in enumerate(sample.ground_truth) if i not in known)
+        outcomes += [("missed", region) for region in missed]
+    return outcomes
+
+
+def count_outcomes(outcomes: Sequence[tuple[RegionOutcome, Region]]) -> DetectionCounts:
+    """Return the counts of one image from its outcomes."""
+    totals = Counter(outcome for outcome, _ in outcomes)
+    correct = totals["correct"]
+    return DetectionCounts(correct, correct + totals["false"], correct + totals["missed"])
+
+
 def match_outcomes(
     image: DetectionSample, label: str, kind: RegionKind, extents: Mapping[str, float]
 ) -> list[tuple[float, bool]]:
@@ -269,14 +300,21 @@ def _count_by_label(
     counts_by_label = {}
     for label in labels:
         sample = image.of_label(label, display_threshold)
-        found, truth = _box_coordinates(sample.detections), _box_coordinates(sample.ground_truth)
-        pairs = (
-            match_boxes(found, truth, MIN_BOX_IOU)
-            if kind == "boxes"
-            else _match_points(sample, label, extents)
+        pairs = _match_regions(sample, label, kind, extents)
+        counts_by_label[label] = DetectionCounts(
+            len(pairs), len(sample.detections), len(sample.ground_truth)
         )
-        counts_by_label[label] = DetectionCounts(len(pairs), len(found), len(truth))
     return counts_by_label
+
+
+def _match_regions(
+    sample: DetectionSample, label: str, kind: RegionKind, extents: Mapping[str, float]
+) -> list[tuple[int, int]]:
+    """Match the detections of one label with its objects."""
+    if kind == "points":
+        return _match_points(sample, label, extents)
+    found, truth = _box_coordinates(sample.detections), _box_coordinates(sample.ground_truth)
+    return match_boxes(found, truth, MIN_BOX_IOU)
 
 
 def _sum_counts(counts_by_label: Mapping[str, DetectionCounts]) -> DetectionCounts:

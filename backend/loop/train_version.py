@@ -21,6 +21,7 @@ from backend.loop.fit import RECIPE_VERSION, ModelTrainer
 from backend.loop.observe import Observation, count_changes, label_table
 from backend.records import ModelSource, Promotion
 from backend.runtime.project_session import ProjectSession
+from backend.store.audit_predictions import save_audit_predictions
 from backend.store.drift_reference import save_reference
 from backend.store.queue_front import QueueFront
 from backend.store.versions import LabelSnapshot, VersionCard, content_hash
@@ -232,6 +233,7 @@ class VersionTrainer:
         def write_files(folder: Path) -> None:
             save_model(model, folder)
             save_reference(reference, folder)
+            save_audit_predictions(assessment.audit_predictions, folder)
 
         self._log_result(self._versions.save_and_promote(card, labels, write_files, LOOP_ACTOR))
         return name

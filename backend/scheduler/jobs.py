@@ -59,7 +59,36 @@ class WarmUpJob:
     version: str
 
 
-ProjectJob = RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | WarmUpJob
+@dataclass(frozen=True)
+class TryJob:
+    """Predict the image in the frame's body with the live version. Result: the endpoint's response
+    as JSON."""
+
+    project: str
+
+
+@dataclass(frozen=True)
+class ChangeLabelJob:
+    """Change a label in Label Studio as a person asked. Result: number of changed annotations.
+
+    Attributes:
+        project: id of the project.
+        task: id of the task.
+        control: name of the control.
+        given: the annotated label.
+        suggested: the new label.
+    """
+
+    project: str
+    task: int
+    control: str
+    given: str
+    suggested: str
+
+
+ProjectJob = (
+    RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | WarmUpJob | TryJob | ChangeLabelJob
+)
 Job = ProjectJob | PredictJob
 JOB_TYPES: dict[str, type[Job]] = {
     "round": RoundJob,
@@ -68,6 +97,8 @@ JOB_TYPES: dict[str, type[Job]] = {
     "capture_import": CaptureImportJob,
     "predict": PredictJob,
     "warm_up": WarmUpJob,
+    "try": TryJob,
+    "change_label": ChangeLabelJob,
 }
 """Job types by their name in a frame's header."""
 

@@ -17,11 +17,13 @@ from functools import partial
 from typing import Any
 
 from backend.errors import NotFoundError, StoreError, UsageError
+from backend.json_records import JsonObject
 from backend.label_studio.ml_protocol import NO_VERSION
 from backend.records import ProjectStatus
 from backend.runtime.connection import parse_created_at
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
+from backend.scheduler.jobs import ChangeLabelJob, TryJob
 from backend.scheduler.predict_queue import PredictQueue
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.registration import Registration
@@ -35,10 +37,12 @@ from backend.scheduler.worker_pool import (
 )
 from backend.settings import Settings
 from backend.store import wake
+from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import sweep_temporary_files
 from backend.store.label_answers import LabelAnswer, save_label_answer
 from backend.store.project_titles import title_notes
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
+from backend.store.queue_front import QueueFront, StoredLabelError
 from backend.store.versions import VersionStore
 
 log = logging.getLogger("prelabel")
@@ -228,6 +232,48 @@ class Service:
             NotFoundError: no project has this id.
         """
         self._wake_project(self._project_state(id), forced=True)
+
+    async def try_image(self, id: str, content: bytes) -> JsonObject:
+        """Return the endpoint's response to an image, by the live version of a project.
+
+        Raises:
+            NotFoundError: no project has this id.
+            PrelabelError: the image cannot be read, or there is no version yet.
+        """
+        self._project_state(id)
+        async with self._prediction_workers.acquire() as worker:
+            response, _ = await worker.run(TryJob(id), content)
+        result: JsonObject = response
+        return result
+
+    async def confirm_label(self, id: str, error: StoredLabelError) -> None:
+        """Record that a label is right, so that it is not listed as a probable error again.
+
+        Raises:
+            NotFoundError: no project has this id, or the label is not listed.
+        """
+        self._project_state(id)
+        folder = self._projects.folder(id)
+        front = QueueFront(folder)
+        await asyncio.to_thread(front.find_label_error, error)
+        await asyncio.to_thread(ConfirmedLabels(folder).add, error)
+        await asyncio.to_thread(front.remove_label_error, error)
+
+    async def change_label(self, id: str, error: StoredLabelError) -> None:
+        """Change a listed label to the suggested one, in Label Studio.
+
+        Raises:
+            NotFoundError: no project has this id, or the label is not listed.
+            PrelabelError: the label could not be changed.
+        """
+        project_state = self._project_state(id)
+        front = QueueFront(self._projects.folder(id))
+        await asyncio.to_thread(front.find_label_error, error)
+        job = ChangeLabelJob(id, error.task, error.control, error.given, error.suggested)
+        async with self._prediction_workers.acquire() as worker:
+            await worker.run(job)
+        await asyncio.to_thread(front.remove_label_error, error)
+        self._wake_project(project_state, labels=1)
 
     async def promote(self, id: str, version: str, by: str, reason: str) -> None:
         """Make a version live, overriding the quality gate, and push its predictions.

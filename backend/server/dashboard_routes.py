@@ -5,32 +5,29 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 
+from backend.dashboard.audit_values import AuditPairs
 from backend.dashboard.page_reader import DashboardReader
 from backend.dashboard.rendering import PageRenderer
+from backend.dashboard.security_headers import (
+    CACHE_HEADERS,
+    NO_CACHE_HEADERS,
+    SECURITY_HEADERS,
+)
 from backend.dashboard.values import ProjectSummary
 from backend.errors import NotFoundError, PrelabelError
 from backend.scheduler.service import Service
 from backend.server.cross_origin import explain_form_refusal
 from backend.server.form_fields import read_label_answer
+from backend.server.request_body import is_form, read_file
 from backend.store.project_titles import title_notes
+from backend.store.queue_front import StoredLabelError
 
 DASHBOARD_ACTOR = "the dashboard"
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-SECURITY_HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with no-referrer the Origin of a form would be null
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-NO_CACHE_HEADERS = {"Cache-Control": "no-store"}
-CACHE_HEADERS = {"Cache-Control": "private, max-age=3600"}
 THUMBNAIL_NAME_PATTERN = re.compile(r"(capture-)?[0-9A-Za-z_-]{1,80}")
 FormAction = Callable[[str], Awaitable[object]]
 
@@ -46,6 +43,7 @@ class DashboardRoutes:
             settings.home, settings.label_studio_url, settings.endpoint_data_dir
         )
         self._pages = PageRenderer(settings.retrain_after)
+        self._max_image_bytes = settings.max_image_bytes
 
     async def overview(self, request: Request) -> Response:
         """Return the overview of all projects."""
@@ -79,15 +77,35 @@ class DashboardRoutes:
 
     async def promotion_question(self, id: str, version: str) -> Response:
         """Return the page that asks before another version goes live."""
+        return await self._subpage(
+            id,
+            lambda s: self._pages.promotion_question(
+                self._reader.promotion_question(s.status, version)
+            ),
+            "../../../",
+        )
+
+    async def audit_images(self, id: str, selection: AuditPairs) -> Response:
+        """Return the page of selected audit images."""
+        return await self._subpage(
+            id, lambda s: self._pages.render_audit(s, self._reader.audit_page(s, selection))
+        )
+
+    async def comparison(self, id: str, first: str, second: str) -> Response:
+        """Return the page that compares two versions."""
+        return await self._subpage(
+            id, lambda s: self._pages.comparison(s, self._reader.comparison(s, first, second))
+        )
+
+    async def _subpage(
+        self, id: str, render: Callable[[ProjectSummary], str], root: str = "../../"
+    ) -> Response:
+        """Return a page below a project's page."""
         try:
-            state = self._service.project(id)
-            page = await asyncio.to_thread(
-                lambda: self._pages.promotion_question(
-                    self._reader.promotion_question(state, version)
-                )
-            )
+            status = self._service.project(id)
+            page = await asyncio.to_thread(lambda: render(self._reader.summary(status)))
         except PrelabelError as error:
-            return self._error_page(error, "../../../")
+            return self._error_page(error, root)
         return _html_response(page)
 
     async def round_status(self, request: Request, id: str) -> Response:
@@ -159,6 +177,32 @@ class DashboardRoutes:
             f"{page_path}?done={name}", 303, {**SECURITY_HEADERS, **NO_CACHE_HEADERS}
         )
 
+    async def try_image(self, request: Request, id: str) -> Response:
+        """Return the predictions for an uploaded image: JSON to scripts, a page to forms."""
+        refusal_reason = explain_form_refusal(request.headers, has_auth=self._has_auth)
+        try:
+            if refusal_reason:
+                raise HTTPException(403, refusal_reason)
+            summary = self._reader.summary(self._service.project(id))
+            content = await read_file(request, self._max_image_bytes)
+            answer = await self._service.try_image(id, content)
+        except (HTTPException, PrelabelError) as error:
+            return self._refuse_image(error, as_page=is_form(request))
+        if is_form(request):
+            return _html_response(self._pages.try_answer(summary, answer))
+        return JSONResponse(answer, headers={**SECURITY_HEADERS, **NO_CACHE_HEADERS})
+
+    def _refuse_image(self, error: HTTPException | PrelabelError, *, as_page: bool) -> Response:
+        if isinstance(error, HTTPException):
+            status, detail = error.status_code, str(error.detail)
+        else:
+            status, detail = (404 if isinstance(error, NotFoundError) else 422), str(error)
+        headers = {**SECURITY_HEADERS, **NO_CACHE_HEADERS}
+        if as_page:
+            page = self._pages.error("No prediction", detail, "../../")
+            return HTMLResponse(page, status, headers)
+        return JSONResponse({"detail": detail}, status, headers)
+
     def not_found(self, path: str) -> Response:
         """Return the error page for an unknown path."""
         return self._error_page(
@@ -181,6 +225,7 @@ def add_dashboard(app: FastAPI, service: Service) -> DashboardRoutes:
     routes = DashboardRoutes(service)
     _add_page_routes(app, routes)
     _add_form_routes(app, routes, service)
+    _add_label_routes(app, routes, service)
     return routes
 
 
@@ -208,6 +253,18 @@ def _add_page_routes(app: FastAPI, routes: DashboardRoutes) -> None:
     async def now(request: Request, id: str) -> Response:
         return await routes.round_status(request, id)
 
+    @app.get("/projects/{id}/audit", include_in_schema=False)
+    async def audit_images(
+        id: str, control: str = "", given: str | None = None, predicted: str | None = None
+    ) -> Response:
+        is_pair = given is not None and predicted is not None
+        selection = AuditPairs(control, given or "", predicted or "", is_pair)
+        return await routes.audit_images(id, selection)
+
+    @app.get("/projects/{id}/compare", include_in_schema=False)
+    async def comparison(id: str, first: str = "", second: str = "") -> Response:
+        return await routes.comparison(id, first, second)
+
     @app.get("/projects/{id}/pictures/{name}.jpg", include_in_schema=False)
     async def picture(id: str, name: str) -> Response:
         return await routes.thumbnail(id, name)
@@ -227,6 +284,10 @@ def _add_form_routes(app: FastAPI, routes: DashboardRoutes, service: Service) ->
     @app.post("/projects/{id}/cancel", include_in_schema=False)
     async def cancel(request: Request, id: str) -> Response:
         return await routes.submit_form(request, id, "cancel", "../", service.cancel)
+
+    @app.post("/projects/{id}/try", include_in_schema=False)
+    async def try_image(request: Request, id: str) -> Response:
+        return await routes.try_image(request, id)
 
     @app.post("/projects/{id}/rollback", include_in_schema=False)
     async def rollback(request: Request, id: str) -> Response:
@@ -263,6 +324,26 @@ def _add_form_routes(app: FastAPI, routes: DashboardRoutes, service: Service) ->
             lambda project: service.promote(
                 project, version, DASHBOARD_ACTOR, "promoted by a person"
             ),
+        )
+
+
+def _add_label_routes(app: FastAPI, routes: DashboardRoutes, service: Service) -> None:
+    """Add the forms that decide on a probable label error; its labels are in the query."""
+
+    @app.post("/projects/{id}/suspects/{task}/{action}", include_in_schema=False)
+    async def decide(
+        request: Request,
+        id: str,
+        task: int,
+        action: Literal["right", "change"],
+        control: str,
+        given: str,
+        suggested: str,
+    ) -> Response:
+        error = StoredLabelError(task, given, suggested, 0.0, "", control)
+        decide_label = service.change_label if action == "change" else service.confirm_label
+        return await routes.submit_form(
+            request, id, action, "../../../", lambda project: decide_label(project, error)
         )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 
 from backend.json_records import JsonObject
 from backend.label_studio.ml_protocol import MODEL_CLASS, parse_event, parse_setup
 from backend.scheduler.service import Service
 from backend.server.cross_origin import SAME_SITE_ONLY
+from backend.server.request_body import read_body
 from backend.store.webhook_secret import home_fingerprint
 
 MAX_EVENT_BYTES = 8_000_000
@@ -30,7 +31,7 @@ def add_ml_routes(app: FastAPI, service: Service) -> None:
     @app.post("/setup", dependencies=SAME_SITE_ONLY)
     async def setup(request: Request) -> JsonObject:
         """Connect a project."""
-        setup_request = parse_setup(await _read_body(request, MAX_SETUP_BYTES))
+        setup_request = parse_setup(await read_body(request, MAX_SETUP_BYTES))
         return {
             "model_version": await service.setup(
                 setup_request.project, setup_request.hostname, setup_request.access_token
@@ -40,7 +41,7 @@ def add_ml_routes(app: FastAPI, service: Service) -> None:
     @app.post("/predict", dependencies=SAME_SITE_ONLY)
     async def predict(request: Request) -> Response:
         """Return exactly one result per task."""
-        result_body = await service.predict(await _read_body(request, MAX_PREDICT_BYTES))
+        result_body = await service.predict(await read_body(request, MAX_PREDICT_BYTES))
         return Response(result_body, media_type="application/json")
 
     @app.post("/webhook", dependencies=SAME_SITE_ONLY)
@@ -59,20 +60,6 @@ def add_ml_routes(app: FastAPI, service: Service) -> None:
     async def versions() -> JsonObject:
         """Return all versions, newest first."""
         return {"versions": service.versions()}
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the body.
-
-    Raises:
-        HTTPException: the body is larger than ``max_bytes``.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        if len(body) + len(chunk) > max_bytes:
-            raise HTTPException(413, f"The body is larger than {max_bytes // 1_000_000} MB.")
-        body += chunk
-    return bytes(body)
 
 
 async def _read_event_body(request: Request) -> bytes:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from backend.errors import DamagedFileError
+from backend.errors import DamagedFileError, NotFoundError
 from backend.store.files import read_json, stat_files, write_bytes
 from backend.store.record_files import (
     ReadJson,
@@ -125,6 +125,29 @@ class QueueFront:
         file, default = self._label_errors_file, StoredLabelErrors()
         return read_cache(file, StoredLabelErrors, default, read=self._read)
 
+    def find_label_error(self, error: StoredLabelError) -> StoredLabelError:
+        """Return the stored label error with the same task, control and labels.
+
+        Raises:
+            NotFoundError: it is not listed any more.
+        """
+        for suspect in self.label_errors().suspects:
+            if _names_same_label(suspect, error):
+                return suspect
+        raise NotFoundError(
+            f"The label of task {error.task} is not listed any more: go back and reload the page."
+        )
+
+    def remove_label_error(self, error: StoredLabelError) -> None:
+        """Remove a label error that a person decided on.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        stored = self.label_errors()
+        suspects = tuple(one for one in stored.suspects if not _names_same_label(one, error))
+        self.save_label_errors(replace(stored, suspects=suspects))
+
     def record_labeled(self, labeled: Iterable[int]) -> None:
         """Record the labeled tasks among the next ones that the model was uncertain about.
 
@@ -176,3 +199,9 @@ class QueueFront:
         stat_pairs.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
         for _, file in stat_pairs[:-MAX_THUMBNAILS]:
             file.unlink(missing_ok=True)
+
+
+def _names_same_label(one: StoredLabelError, other: StoredLabelError) -> bool:
+    return (one.task, one.control, one.given, one.suggested) == (
+        *(other.task, other.control, other.given, other.suggested),
+    )

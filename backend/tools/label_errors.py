@@ -29,6 +29,7 @@ from backend.loop.publish.thumbnails import (
 )
 from backend.runtime.connection import Connection
 from backend.runtime.project_session import ProjectSession
+from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.queue_front import QueueFront, StoredLabelError, StoredLabelErrors
 from backend.training.head import target_matrix
 from backend.vision.detection.trained_detector import Detector
@@ -71,6 +72,7 @@ class LabelErrorFinder:
             for s in self._control_suspects(control, fit, observation)
         ]
         label_errors.sort(key=lambda suspect: suspect.quality)
+        label_errors = ConfirmedLabels(folder).without_confirmed(label_errors)
         stored = (
             StoredLabelError(s.task, s.given, s.suggested, s.quality, s.why, s.control)
             for s in label_errors

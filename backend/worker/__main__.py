@@ -28,12 +28,14 @@ from backend.runtime.resources import Resources
 from backend.scheduler import frames
 from backend.scheduler.jobs import (
     CaptureImportJob,
+    ChangeLabelJob,
     CleanupJob,
     Job,
     LabelCheckJob,
     PredictJob,
     ProjectJob,
     RoundJob,
+    TryJob,
     WarmUpJob,
     job_from_json,
 )
@@ -87,6 +89,10 @@ class JobRunner:
             case WarmUpJob():
                 self._warm_smart_tools(job)
                 return None, b""
+            case TryJob():
+                return self._try_image(job, body), b""
+            case ChangeLabelJob():
+                return self._change_label(job), b""
 
     def _session(self, job: ProjectJob) -> ProjectSession:
         return ProjectSession(self._resources, self._resources.projects.get(job.project))
@@ -157,6 +163,16 @@ class JobRunner:
         session = self._session(job)
         _ = session.images  # imports Label Studio's SDK, which is slow too
         warm_up(session.model(job.version) if job.version else None)
+
+    def _change_label(self, job: ChangeLabelJob) -> int:
+        from backend.tools.change_label import change_label
+
+        return change_label(self._session(job), job.task, job.control, job.given, job.suggested)
+
+    def _try_image(self, job: TryJob, content: bytes) -> JsonObject:
+        from backend.worker.try_image import predict_upload
+
+        return predict_upload(self._session(job), content)
 
     def _predict_tasks(self, body: bytes) -> tuple[JsonObject, bytes]:
         from backend.worker.live_predict import predict_tasks

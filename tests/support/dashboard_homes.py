@@ -8,7 +8,14 @@ from typing import Any
 
 from backend.json_records import from_json
 from backend.records import ProjectStatus
+from backend.store.audit_predictions import (
+    AuditAnswer,
+    AuditPredictions,
+    AuditRegion,
+    save_audit_predictions,
+)
 from backend.store.captures import Capture, CaptureStore
+from backend.store.label_examples import LabelExample, LabelExamples, save_label_examples
 from backend.store.projects import ProjectStore
 from backend.store.queue_front import (
     QueuedTask,
@@ -187,6 +194,7 @@ def make_full_home(
     )
     for task in (40, 41, 42, 43, 7):
         front.save_thumbnail(str(task), make_jpeg(task))
+    save_audit(folder)
     suspect = StoredLabelError(7, "healthy", "wilting", 0.08, "wrong label", "plant")
     front.save_label_errors(StoredLabelErrors("v1-0123abcd", (suspect,)))
     captures = CaptureStore(folder)
@@ -214,6 +222,48 @@ def make_full_home(
             "error": None,
         },
     )
+
+
+def make_answers(version: int) -> AuditPredictions:
+    """Predictions of a version for 20 audit images, all with a plant and some with leaves.
+
+    Later versions are better: of the tasks 100 to 119, the first ``8 - version`` are wrong.
+    """
+    tasks: dict[int, dict[str, AuditAnswer]] = {}
+    for task in range(100, 120):
+        given = "healthy" if task % 2 else "wilting"
+        other = "wilting" if task % 2 else "healthy"
+        predicted = other if task - 100 < 8 - version else given
+        tasks[task] = {"plant": AuditAnswer((given,), (predicted,))}
+    tasks[101]["leaves"] = AuditAnswer(
+        regions=(
+            AuditRegion("correct", "leaf", 0.1, 0.1, 0.4, 0.5),
+            AuditRegion("missed", "leaf", 0.5, 0.5, 0.9, 0.9),
+            AuditRegion("false", "leaf", 0.6, 0.1, 0.9, 0.3),
+            AuditRegion("missed", "leaf", 0.2, 0.8, 0.2, 0.8),
+            AuditRegion("false", "leaf", 0.4, 0.8, 0.4, 0.8),
+            AuditRegion("correct", "leaf", 0.3, 0.6, 0.3, 0.6),
+        )
+    )
+    return AuditPredictions(tasks)
+
+
+def save_audit(folder: Path) -> None:
+    """Save predictions for audit images with each version, and examples of the labels."""
+    versions, front = VersionStore(folder), QueueFront(folder)
+    for card in versions.cards():
+        save_audit_predictions(make_answers(card.number), versions.path(card.version))
+    boxes = ((0.1, 0.1, 0.4, 0.5),)
+    examples: dict[str, dict[str, tuple[LabelExample, ...]]] = {
+        "plant": {
+            "healthy": tuple(LabelExample(task) for task in range(60, 64)),
+            "wilting": (LabelExample(64),),
+        },
+        "leaves": {"leaf": (LabelExample(60, boxes),)},
+    }
+    save_label_examples(LabelExamples(examples), folder)
+    for task in (60, 61, 62, *range(100, 106)):
+        front.save_thumbnail(str(task), make_jpeg(task))
 
 
 def make_jpeg(number: int) -> bytes:

@@ -11,33 +11,50 @@ import httpx
 import numpy as np
 import pytest
 
+from backend.dashboard.audit_values import AuditPairs
 from backend.dashboard.chart import build_chart
 from backend.dashboard.page_reader import DashboardReader, JsonFileCache
 from backend.dashboard.rendering import PageRenderer
 from backend.dashboard.values import VersionRow
 from backend.dashboard.wording import explain_figure
+from backend.domain import Control, Label
 from backend.estimate import IntervalEstimate, format_headline
+from backend.label_studio.choice_edit import suggested_edit
 from backend.learning.coverage import build_coverage
 from backend.loop.publish.queue_order import QueueOrder
+from backend.loop.publish.thumbnails import select_examples
 from backend.records import (
+    ControlCard,
     ControlStatus,
     CurvePrediction,
     HeldVersion,
     Outlook,
+    ProjectStatus,
     RoundStatus,
 )
 from backend.server.cross_origin import explain_form_refusal
+from backend.store.audit_predictions import (
+    AuditAnswer,
+    AuditPredictions,
+    AuditRegion,
+    differ_predictions,
+    save_audit_predictions,
+)
 from backend.store.captures import CaptureStore
+from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import write_json
 from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
+from backend.store.queue_front import QueueFront, StoredLabelError
 from backend.store.versions import VersionStore
 from tests.support.dashboard_client import SERVER, page, served, text
 from tests.support.dashboard_homes import (
     CONTROL_DESCRIPTIONS,
+    make_answers,
     make_card,
     make_full_home,
     make_project_status,
 )
+from tests.support.observations import make_observation
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
@@ -51,6 +68,7 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     told = text(html)
     for wanted in (
         "That version is live.",
+        "healthy predicted as wilting 2 times",
         "About 92 of 100 images are predicted correctly",
         "epoch 4 of 10",
         "180 of 600",
@@ -99,6 +117,141 @@ def test_requested_predictions_are_no_idleness(tmp_path: Path) -> None:
     told = text(page(tmp_path, both))
     assert "Training 50%" in told
     assert "Computing predictions for Label Studio: 3 of 4 tasks" in told
+
+
+def test_wrong_audit_images_stand_under_the_accuracy_with_their_labels(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    html = page(tmp_path, shown)
+    accuracy = html[html.index('id="h-figure"') : html.index('id="h-round"')]
+    assert "Wrong on 4 of 20 audit images" in accuracy
+    assert f'href="{SERVER}/projects/1/data?task=100"' in accuracy
+    assert 'src="../projects/1/pictures/100.jpg" alt="Task 100"' in accuracy
+    assert "labeled wilting , predicted healthy" in text(accuracy)
+    assert "leaves: missed 2 leaf; false 2 leaf" in text(accuracy)
+    marks = re.findall(r'<(rect|path) class="([\w ]+)"', accuracy[: accuracy.index("legend")])
+    assert marks == [
+        ("rect", "correct"),
+        ("rect", "missed"),
+        *(("rect", "false"), ("path", "false")),  # crossed
+        *(("path", "dot missed"), ("path", "hole")),  # a ring
+        ("path", "false"),  # a cross
+        ("path", "dot correct"),
+    ]
+    first = replace(shown, version="v0-0123abcd")
+    html = page(tmp_path, first)
+    assert "Wrong on 8 of 20 audit images" in html
+    assert 'href="../projects/1/audit">All 8 wrong images' in html
+    (
+        VersionStore(tmp_path / "projects" / "1").path(shown.version or "")
+        / "audit_predictions.json"
+    ).unlink()
+    assert "audit images</h3>" not in page(tmp_path, shown), "an early release evaluated it"
+
+
+def audit_page(home: Path, shown: ProjectStatus, selection: AuditPairs) -> str:
+    reader = DashboardReader(home, SERVER)
+    summary = reader.summary(shown)
+    return PageRenderer(10).render_audit(summary, reader.audit_page(summary, selection))
+
+
+def test_a_cell_of_the_confusion_matrix_leads_to_its_images(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    html = page(tmp_path, shown)
+    cell = 'audit?control=plant&amp;given=healthy&amp;predicted=wilting"'
+    assert (
+        f'href="../projects/1/{cell} aria-label="2 of healthy predicted as wilting">2</a>' in html
+    )
+    assert 'given=healthy&amp;predicted="' in html, "nothing was predicted"
+    pair = audit_page(tmp_path, shown, AuditPairs("plant", "healthy", "wilting", True))
+    assert "2 of 20 audit images" in text(pair)
+    assert re.findall(r'data\?task=(\d+)"', pair) == ["101", "103"]
+    wrong = audit_page(tmp_path, shown, AuditPairs())
+    assert re.findall(r'data\?task=(\d+)"', wrong) == ["100", "101", "102", "103"]
+    hostile = audit_page(tmp_path, shown, AuditPairs(HOSTILE, HOSTILE, HOSTILE, True))
+    assert "<script>alert" not in hostile
+    assert "None of the 20 audit images" in hostile
+
+
+def comparison(home: Path, shown: ProjectStatus, first: str, second: str) -> str:
+    reader = DashboardReader(home, SERVER)
+    summary = reader.summary(shown)
+    return PageRenderer(10).comparison(summary, reader.comparison(summary, first, second))
+
+
+def test_two_versions_are_compared_on_the_same_images(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    versions = VersionStore(tmp_path / "projects" / "1")
+    old, live = "v1-0123abcd", shown.version or ""
+    assert 'action="../projects/1/compare"' in page(tmp_path, shown)
+    html = comparison(tmp_path, shown, old, live)
+    told = text(html)
+    assert f"predictions of {old} and {live} differ on 3 of 20 audit images." in told
+    assert f"Only {old} is correct on 0 of them, and only {live} on 3." in told
+    assert "17 images with the same predictions" in told
+    linked = list(dict.fromkeys(re.findall(r"data\?task=(\d+)", html)))
+    assert linked[:3] == ["104", "105", "106"], "those that differ come first"
+    assert len(linked) == 20
+    assert f"<option selected>{old}</option>" in html
+    same = text(comparison(tmp_path, shown, live, live))
+    assert f"{live} and {live} predict the same on all 20 audit images." in same
+    unknown = text(comparison(tmp_path, shown, HOSTILE, "../.."))
+    assert f"predictions of {live} and v5-0123abcd differ" in unknown
+    for name in versions.names()[1:]:
+        (versions.path(name) / "audit_predictions.json").unlink()
+    assert "Two versions with stored predictions are needed" in comparison(tmp_path, shown, "", "")
+    assert 'action="../projects/1/compare"' not in page(tmp_path, shown)
+
+
+def test_detectors_are_compared_by_what_they_find() -> None:
+    def answers(*regions: AuditRegion) -> dict[str, AuditAnswer]:
+        return {"leaves": AuditAnswer(regions=regions)}
+
+    found = AuditRegion("correct", "leaf", 0.1, 0.1, 0.4, 0.5)
+    moved = replace(found, x0=0.12)
+    missed = replace(found, outcome="missed")
+    assert not differ_predictions(answers(found), answers(moved))
+    assert differ_predictions(answers(found), answers(missed))
+    assert differ_predictions(answers(found), answers(found, replace(found, outcome="false")))
+
+
+def test_examples_of_each_label_are_shown_with_their_regions(tmp_path: Path) -> None:
+    html = page(tmp_path, make_full_home(tmp_path))
+    plant, leaves = re.findall(r'<details class="examples">(.*?)</details>', html, re.S)
+    assert re.findall(r"<h3>(\w+)</h3>", plant) == ["healthy", "wilting"]
+    assert re.findall(r"data\?task=(\d+)", plant) == ["60", "61", "62", "63", "64"]
+    assert '<rect class="given" x="10.0" y="10.0" width="30.0" height="40.0"/>' in leaves
+
+
+def test_what_does_not_apply_is_folded(tmp_path: Path) -> None:
+    folded = re.findall(
+        r"<details[^>]*><summary>(?:<h2>)?([^<]+)", page(tmp_path, make_project_status())
+    )
+    assert folded == ["Learning curve and forecast", "Images captured by the endpoint"]
+    status = make_full_home(tmp_path / "full")
+    assert '<details class="panel">' not in page(tmp_path / "full", status)
+    nothing = ControlCard(figures={"confusion": {"healthy": {"healthy": 0}}, "labels": {}})
+    card = replace(make_card(9, 300), controls={"plant": nothing})
+    VersionStore(tmp_path / "full" / "projects" / "1").save(card, {}, lambda folder: None)
+    html = page(tmp_path / "full", replace(status, version=card.version))
+    assert "<details><summary>Confusions</summary>" in html
+    assert 'class="confusion"' not in html
+
+
+def test_a_project_of_5000_tasks_is_rendered_within_half_a_second(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    folder = VersionStore(tmp_path / "projects" / "1").path(shown.version or "")
+    answers = make_answers(4).tasks
+    region = AuditRegion("missed", "leaf", 0.1, 0.1, 0.4, 0.5)
+    leaves = {"leaves": AuditAnswer(regions=(region,) * 10)}
+    tasks = {task: {**answers[100 + task % 20], **leaves} for task in range(500)}
+    save_audit_predictions(AuditPredictions(tasks), folder)
+    shown = replace(shown, tasks=5000, labels=5000)
+    reader, pages = DashboardReader(tmp_path, SERVER), PageRenderer(10)
+    pages.render_project(reader.page(shown), "")
+    start = time.process_time()
+    html = pages.render_project(reader.page(shown), "")
+    assert time.process_time() - start < 0.5
+    assert "Wrong on 500 of 500" in html
 
 
 def test_the_button_leads_to_the_tab_in_the_order_of_the_queue(tmp_path: Path) -> None:
@@ -159,7 +312,10 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
         advice=HOSTILE,
     )
     told = replace(hostile, controls={HOSTILE: control}, packages={HOSTILE: HOSTILE})
-    VersionStore(folder).save(told, {}, lambda folder: None)
+    answer = AuditAnswer((HOSTILE,), ("healthy",))
+    region = AuditAnswer(regions=(AuditRegion("missed", HOSTILE, 0, 0, 1, 1),))
+    audit = AuditPredictions({1: {HOSTILE: answer, "leaves": region}})
+    VersionStore(folder).save(told, {}, lambda made: save_audit_predictions(audit, made))
     shown = replace(
         shown,
         version=hostile.version,
@@ -352,6 +508,19 @@ def test_the_front_of_the_queue_has_reasons() -> None:
     assert "uncertain" not in {one.why for one in order.first_tasks(24)}
 
 
+def test_examples_of_a_label_are_the_same_labeled_images_in_every_round() -> None:
+    labeled = {task: "red" if task % 3 else "blue" for task in range(0, 60, 2)}
+    examples = select_examples(make_observation(60, labeled))
+    for label in ("red", "blue"):
+        tasks = [example.task for example in examples.of_label("colour", label)]
+        assert len(tasks) == 4
+        assert all(labeled[task] == label for task in tasks)
+    more = labeled | {1: "red"}
+    again = select_examples(make_observation(60, more)).tasks()
+    assert len(set(again) & set(examples.tasks())) >= 7
+    assert select_examples(make_observation(60, {})).tasks() == []
+
+
 def test_captures_are_counted_without_reading_them(tmp_path: Path) -> None:
     make_full_home(tmp_path)
     captures = CaptureStore(tmp_path / "projects" / "1")
@@ -501,3 +670,101 @@ def test_forms_redirect_and_record_the_actor(tmp_path: Path) -> None:
         ("v5-0123abcd", "the dashboard", "promoted by a person"),
         ("v0-0123abcd", "the dashboard", "promoted by a person"),
     ]
+
+
+SUSPECT = "control=plant&given=healthy&suggested=wilting"
+
+
+def test_a_confirmed_label_is_not_listed_again(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    folder = tmp_path / "projects" / "1"
+    form = "../projects/1/suspects/7/{}?control=plant&amp;given=healthy&amp;suggested=wilting"
+    html = page(tmp_path, shown)
+    for action in ("right", "change"):
+        assert f'action="{form.format(action)}"' in html
+    assert 'aria-label="Change to wilting: task 7"' in html
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        ours = {"origin": "http://127.0.0.1"}
+        path = "/projects/1/suspects/7"
+        assert (await client.post(f"{path}/right?{SUSPECT}")).status_code == 403
+        for other in (
+            f"{path}/right?control=plant&given=healthy&suggested=dead",
+            f"{path}/right?control=other&given=healthy&suggested=wilting",
+            f"/projects/1/suspects/8/right?{SUSPECT}",
+            f"/projects/2/suspects/7/right?{SUSPECT}",
+        ):
+            assert (await client.post(other, headers=ours)).status_code == 404, other
+        assert (await client.post(f"{path}/drop?{SUSPECT}", headers=ours)).status_code == 422
+        assert len(QueueFront(folder).label_errors().suspects) == 1
+        done = await client.post(f"{path}/right?{SUSPECT}", headers=ours)
+        assert (done.status_code, done.headers["location"]) == (303, "../../../1?done=right")
+
+    served(tmp_path, ask)
+    html = page(tmp_path, shown, "right")
+    assert "The label is confirmed." in html
+    assert "suspects/7/" not in html
+    found = [
+        StoredLabelError(7, "healthy", "dead", 0.1, "wrong label", "plant"),
+        StoredLabelError(7, "wilting", "dead", 0.1, "wrong label", "plant"),  # it changed
+        StoredLabelError(7, "healthy", "dead", 0.1, "wrong label", "leaf"),
+        StoredLabelError(8, "healthy", "dead", 0.1, "wrong label", "plant"),
+    ]
+    assert ConfirmedLabels(folder).without_confirmed(found) == found[1:]
+    for copy in folder.glob("confirmed_labels.json*"):
+        copy.write_text("damaged")
+    assert ConfirmedLabels(folder).without_confirmed(found) == found
+
+
+def test_a_label_that_cannot_be_written_stays_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = make_full_home(tmp_path)
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        path = f"/projects/1/suspects/7/change?{SUSPECT}"
+        failed = await client.post(path, headers={"origin": "http://127.0.0.1"})
+        assert failed.status_code == 409
+        assert "Action failed" in failed.text
+
+    served(tmp_path, ask)
+    assert "suspects/7/change" in page(tmp_path, shown)
+
+
+CHOICE = {"from_name": "plant", "to_name": "image", "type": "choices", "id": "a"}
+BOX = {"from_name": "leaves", "type": "rectanglelabels", "value": {"x": 1}}
+ONE = Control("plant", "image", "image", (Label("healthy"), Label("wilting")))
+SEVERAL = replace(ONE, multiple=True)
+
+
+@pytest.mark.parametrize(
+    ("control", "given", "suggested", "before", "after"),
+    [
+        (ONE, "healthy", "wilting", ["healthy"], ["wilting"]),
+        (ONE, "healthy", "wilting", ["wilting"], None),  # changed meanwhile
+        (SEVERAL, "wilting", "not wilting", ["healthy", "wilting"], ["healthy"]),
+        (SEVERAL, "wilting", "not wilting", ["wilting"], []),
+        (SEVERAL, "not wilting", "wilting", ["healthy"], ["healthy", "wilting"]),
+        (SEVERAL, "not wilting", "wilting", ["wilting"], None),
+    ],
+)
+def test_a_label_is_changed_and_the_rest_of_the_annotation_stays(
+    control: Control, given: str, suggested: str, before: list[str], after: list[str] | None
+) -> None:
+    edit = suggested_edit(control, given, suggested)
+    assert edit is not None
+    result = edit.apply([BOX, {**CHOICE, "value": {"choices": before}}])
+    if after is None:
+        assert result is None
+    else:
+        assert result == [{**CHOICE, "value": {"choices": after}}, BOX]
+    assert edit.apply([BOX]) is None
+
+
+def test_only_choices_of_the_config_are_written() -> None:
+    assert suggested_edit(ONE, "healthy", "dead") is None
+    assert suggested_edit(ONE, "dead", "healthy") is None
+    assert suggested_edit(SEVERAL, "healthy", "wilting") is None
+    assert suggested_edit(replace(ONE, kind="boxes"), "healthy", "wilting") is None

@@ -13,10 +13,13 @@ from backend.learning.average_precision import average_precision, average_precis
 from backend.learning.detection_metrics import (
     DetectionCounts,
     DetectionSample,
+    count_matches,
+    count_outcomes,
     evaluate_detections,
     f1_estimate,
     label_detections,
     label_difficulty,
+    region_outcomes,
 )
 from backend.learning.matching import match_boxes, match_points
 from backend.learning.selection import detection_uncertainty
@@ -95,6 +98,23 @@ def test_a_detection_below_the_display_threshold_counts_for_map_only() -> None:
     assert metrics.map50 is not None
     precision = metrics.overall.estimates["precision"]
     assert (metrics.f1.value, metrics.map50.value, precision.value) == (0.0, 1.0, None)
+
+
+def test_each_region_of_an_image_is_correct_missed_or_false() -> None:
+    image = DetectionSample(
+        (region(0.2, 0.2), region(0.8, 0.2), region(0.8, 0.8)),
+        (0.9, 0.8, 0.1),
+        (region(0.21, 0.2), region(0.5, 0.5), region(0.8, 0.8, "b")),
+    )
+    outcomes = region_outcomes(image, ("a", "b"), "boxes", {}, 0.5)
+    assert outcomes == [
+        ("correct", region(0.2, 0.2)),
+        ("false", region(0.8, 0.2)),
+        ("missed", region(0.5, 0.5)),
+        ("missed", region(0.8, 0.8, "b")),
+    ]
+    assert count_outcomes(outcomes) == DetectionCounts(1, 2, 3)
+    assert count_outcomes(outcomes) == count_matches(image, ("a", "b"), "boxes", {}, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from backend.inference.model import Model, apply_thresholds
 from backend.learning.intervals import proportion_estimate
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import ControlEvaluation
+from backend.store.audit_predictions import AuditAnswer
 from backend.training.head import ChoiceExamples
 from backend.vision.detection.detections import Detections
 from backend.vision.detection.trained_detector import ClassMapping
@@ -51,6 +52,8 @@ def test_answers_are_judged_on_the_rows_that_were_asked_for() -> None:
     assert found.metrics["labels"]["a"]["recall"]["value"] == 1.0
     assert found.metrics["confusion"] == {"a": {"a": 2}, "b": {"b": 1}}
     assert found.evidence["a"][1] == [True, True]
+    assert found.answers[11] == AuditAnswer(("b",), ("b",))
+    assert all(answer.is_correct for answer in found.answers.values())
 
 
 def test_without_a_head_every_answer_is_wrong_and_nothing_is_sure() -> None:
@@ -58,6 +61,7 @@ def test_without_a_head_every_answer_is_wrong_and_nothing_is_sure() -> None:
     assert found.figure.value == 0.0
     assert found.confidence == {10: 0.0, 11: 0.0}
     assert found.thresholds(0.9) == {}
+    assert found.answers == {}, "there are no predictions to show"
 
 
 @pytest.mark.parametrize(

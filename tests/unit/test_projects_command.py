@@ -69,6 +69,7 @@ REQUIRED_ARGUMENTS = {
     "similar": ["7"],
     "import": ["labels"],
     "predict": ["a.jpg"],
+    "rename": ["pants", "trousers"],
 }
 """Command → its arguments besides the project."""
 
@@ -88,7 +89,7 @@ def test_every_command_takes_the_project_in_the_same_way(command: str) -> None:
         assert parser.parse_args([command, *words, *required]).project == project
     if command in ("predict", "export"):  # their arguments are images, or a version
         return
-    before = command == "import"  # the only one whose other argument may be long
+    before = command in ("import", "rename")  # their other arguments may be long, or are two
     words = ["Roses", *required] if before else [*required, "Roses"]
     assert parser.parse_args([command, *words]).project == "Roses"
 

@@ -9,12 +9,14 @@
   const RUNNING_INTERVAL_MS = 1500, IDLE_INTERVAL_MS = 4000;
 
   async function refresh() {
-    if (document.hidden) return;
+    if (document.hidden && !("notify" in document.body.dataset)) return;
     const response = await fetch(box.dataset.from, { credentials: "same-origin" });
     if (!response.ok) return;
     const version = response.headers.get("x-live-version");
     if (version !== null && "version" in box.dataset && version !== box.dataset.version) {
-      window.location.reload();
+      box.dataset.version = version;
+      document.dispatchEvent(new CustomEvent("prelabel:live", { detail: version }));
+      reloadWhenSeen();
       return;
     }
     const html = await response.text();
@@ -32,6 +34,13 @@
     box.dispatchEvent(new Event("refreshed", { bubbles: true }));
     const successor = [...box.querySelectorAll("a, button")][position];
     if (focused && successor && successor.textContent === focused.textContent) successor.focus();
+  }
+
+  // A reload would close a notification, and lose the answer of the "Try it" box.
+  function reloadWhenSeen() {
+    if (document.querySelector("form.answered")) return;
+    if (!document.hidden) window.location.reload();
+    else document.addEventListener("visibilitychange", reloadWhenSeen, { once: true });
   }
 
   async function refreshAndSchedule() {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from backend.records import AutoAcceptSection, ControlCard, CurvePrediction, Lab
 from backend.runtime.project_session import ProjectSession
 from backend.settings import Settings
 from backend.store.acceptance import AcceptanceStore
+from backend.store.audit_predictions import AuditAnswer, AuditPredictions
 from backend.store.versions import VersionCard
 from backend.training.detector import undetectable_labels
 
@@ -51,6 +52,7 @@ class Assessment:
         thresholds: control → label → confidence threshold for publishing. Box and point controls
             have them only if the config sets a precision; otherwise the threshold with the best F1
             is used, because a missed object is as bad as a false one.
+        audit_predictions: what the model predicts for each audit image.
     """
 
     figure: IntervalEstimate
@@ -60,6 +62,7 @@ class Assessment:
     outlook: Outlook | None
     accepting: AutoAcceptSection | None
     thresholds: dict[str, dict[str, float]]
+    audit_predictions: AuditPredictions
 
 
 class Assessor:
@@ -123,6 +126,7 @@ class Assessor:
                 for c in self._controls
                 if not c.threshold and (c.is_choices or c.precision is not None)
             },
+            audit_predictions=_audit_predictions(evaluations),
         )
 
     @property
@@ -359,3 +363,12 @@ def _curve_predictions(
         CurvePrediction(n, round(1 - m, 4), round(1 - h, 4), round(1 - low, 4))
         for n, m, low, h in rows
     )
+
+
+def _audit_predictions(evaluations: Mapping[str, ControlEvaluation]) -> AuditPredictions:
+    """Return the answers of all controls by task."""
+    tasks: dict[int, dict[str, AuditAnswer]] = {}
+    for control, evaluation in evaluations.items():
+        for task, answer in evaluation.answers.items():
+            tasks.setdefault(task, {})[control] = answer
+    return AuditPredictions(tasks)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.domain import ChoicePrediction, Control, ImageSize, LabelSet
+from backend.domain import ChoicePrediction, Control, ImageSize, LabelSet, Region, RegionOutcome
 from backend.estimate import IntervalEstimate
 from backend.inference.confidence import choice_confidence, detection_confidence
 from backend.inference.detections import (
@@ -23,13 +23,15 @@ from backend.learning.detection_metrics import (
     DetectionCounts,
     DetectionSample,
     RegionKind,
-    count_matches,
+    count_outcomes,
     evaluate_detections,
     match_outcomes,
+    region_outcomes,
 )
 from backend.learning.intervals import proportion_estimate
 from backend.learning.thresholds import precision_threshold
 from backend.records import LINEAR_HEAD_KIND
+from backend.store.audit_predictions import AuditAnswer, AuditRegion
 from backend.training.head import ChoiceExamples
 from backend.vision.detection.trained_detector import Detector, TrainedDetector
 
@@ -50,6 +52,7 @@ class ControlEvaluation:
         tallies: task → true positives, predicted and actual regions; boxes and points only.
         evidence: label → confidence of its predictions, and whether each is correct.
         unanswered_tasks: tasks without a predicted label.
+        answers: task → annotation and prediction; empty without a model.
     """
 
     figure: IntervalEstimate
@@ -59,6 +62,7 @@ class ControlEvaluation:
     tallies: dict[int, DetectionCounts] = field(default_factory=dict)
     evidence: LabelEvidence = field(default_factory=dict)
     unanswered_tasks: frozenset[int] = frozenset()
+    answers: Mapping[int, AuditAnswer] = field(default_factory=dict)
 
     def thresholds(self, target_precision: float) -> dict[str, float]:
         """Return label → confidence threshold that reaches a precision."""
@@ -104,6 +108,11 @@ def evaluate_choices(
         unanswered_tasks=frozenset(
             task for task, prediction in zip(tasks, predicted, strict=True) if not prediction
         ),
+        answers={
+            task: AuditAnswer(tuple(sorted(truth)), tuple(sorted(prediction)))
+            for task, (prediction, truth) in zip(tasks, pairs, strict=True)
+            if prediction is not None
+        },
     )
 
 
@@ -161,10 +170,11 @@ def evaluate_regions(
     min_confidence = confidence_threshold(detector, control) if detector else 1.0
     extents = object_sizes(control, samples, [detector]) if sizes is None else dict(sizes)
     evaluated = evaluate_detections(predicted, control.label_names, kind, extents, min_confidence)
-    tallies = [
-        count_matches(image, control.label_names, kind, extents, min_confidence)
+    outcomes = [
+        region_outcomes(image, control.label_names, kind, extents, min_confidence)
         for image in predicted
     ]
+    tallies = [count_outcomes(rows) for rows in outcomes]
     tasks = [sample.task_id for sample in samples]
     return ControlEvaluation(
         evaluated.f1,
@@ -181,7 +191,16 @@ def evaluate_regions(
         },
         dict(zip(tasks, tallies, strict=True)),
         _region_evidence(predicted, control.label_names, kind, extents, min_confidence),
+        answers={
+            task: AuditAnswer(regions=tuple(_audit_region(*row) for row in rows))
+            for task, rows in zip(tasks, outcomes, strict=True)
+        },
     )
+
+
+def _audit_region(outcome: RegionOutcome, region: Region) -> AuditRegion:
+    corners = (round(edge, 4) for edge in (region.x0, region.y0, region.x1, region.y1))
+    return AuditRegion(outcome, region.label, *corners)
 
 
 def region_kind(control: Control) -> RegionKind:

@@ -111,7 +111,9 @@ class Publisher:
         order.open_tasks -= auto_accept.auto_accept(
             self._connection, observation.controls, to_accept
         )
-        ThumbnailPublisher(self._session).publish_round(order, open_tasks)
+        thumbnails = ThumbnailPublisher(self._session)
+        thumbnails.publish_round(order, open_tasks)
+        thumbnails.publish_labeled(observation, live_version)
         errors = {**self._session.images.errors, **embeddings.errors}
         unreadable_counts = count_unreadable(observation.tasks, observation.config.controls, errors)
         return PublishResult(bool(existing or new), unreadable_counts, order)

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
-from backend.domain import Task
+from backend.domain import Control, Task
 from backend.errors import ImageError, StoreError
 from backend.inference.images import ImageSource
+from backend.learning.audit import hash_rank
+from backend.loop.observe import Observation
 from backend.loop.publish.queue_order import QUEUE_HEAD_SIZE, QueueOrder
 from backend.runtime.project_session import ProjectSession
+from backend.store.audit_predictions import load_audit_predictions
+from backend.store.label_examples import LabelExample, LabelExamples, save_label_examples
 from backend.store.queue_front import QueueFront
 from backend.vision.images.decode import DecodedImage, decode_upright_image
 
@@ -25,6 +30,11 @@ MAX_CAPTURES = 6
 """Maximum number of captured images with a thumbnail."""
 MAX_LABEL_ERROR_THUMBNAILS = 12
 """Maximum number of label error candidates with a thumbnail."""
+MAX_AUDIT_THUMBNAILS = 200
+"""Maximum number of audit images with a thumbnail; those with a wrong prediction come first."""
+EXAMPLES_PER_LABEL = 4
+MAX_EXAMPLE_LABELS = 40
+"""Maximum number of labels of a control with examples, so that thumbnails do not add up."""
 THUMBNAIL_TASKS = 60
 """Number of tasks whose image URL is kept, for thumbnails when the front moves up."""
 
@@ -66,6 +76,22 @@ class ThumbnailPublisher:
                 for task_id, address in order.image_addresses.items()
                 if task_id in queued_tasks
             }
+        )
+
+    def publish_labeled(self, observation: Observation, live_version: str) -> None:
+        """Save examples of each label, and the thumbnails of these and of the audit images."""
+        labeled = {task.id: task for task in observation.labeled}
+        examples = select_examples(observation)
+        try:
+            save_label_examples(examples, self._session.folder)
+        except StoreError as error:
+            log.warning("project %s: %s", self._session.id, error)
+        audit = load_audit_predictions(self._session.versions.path(live_version))
+        wrong = audit.wrong_tasks()
+        ranked = dict.fromkeys([*wrong, *audit.tasks])  # without duplicates, in this order
+        shown = [*list(ranked)[:MAX_AUDIT_THUMBNAILS], *examples.tasks()]
+        self.save_thumbnails(
+            first_image_addresses(labeled[task] for task in shown if task in labeled)
         )
 
     def save_thumbnails(self, images: Mapping[int, str]) -> None:
@@ -112,3 +138,42 @@ class ThumbnailPublisher:
 def first_image_addresses(tasks: Iterable[Task]) -> dict[int, str]:
     """Return task → URL of its first image."""
     return {task.id: next(iter(task.images.values())) for task in tasks if task.images}
+
+
+def select_examples(observation: Observation) -> LabelExamples:
+    """Return some labeled tasks of each label: always the same random ones."""
+    labeled = sorted(
+        observation.labeled, key=lambda task: -hash_rank(observation.identity, task.id)
+    )
+    return LabelExamples(
+        {
+            control.name: {
+                label: tuple(
+                    LabelExample(task.id, boxes)
+                    for task, boxes in islice(
+                        _tasks_of_label(labeled, control, label), EXAMPLES_PER_LABEL
+                    )
+                )
+                for label in control.label_names[:MAX_EXAMPLE_LABELS]
+            }
+            for control in observation.config.controls
+        }
+    )
+
+
+def _tasks_of_label(
+    tasks: Iterable[Task], control: Control, label: str
+) -> Iterator[tuple[Task, tuple[tuple[float, ...], ...]]]:
+    """Yield the tasks with a label, each with the corners of its regions."""
+    for task in tasks:
+        if label in (task.choices or {}).get(control.name, ()):
+            yield task, ()
+        regions = [r for r in (task.regions or {}).get(control.name, ()) if r.label == label]
+        if regions:
+            yield (
+                task,
+                tuple(
+                    (round(r.x0, 4), round(r.y0, 4), round(r.x1, 4), round(r.y1, 4))
+                    for r in regions
+                ),
+            )
