@@ -77,8 +77,8 @@ class PlantScenario(DemoScenario[str]):
     title = "Greenhouse: healthy or wilting?"
     config_file = "plants.xml"
     metric = "accuracy"
-    pool_size, held_out_size, label_budget = 600, 200, 60
-    settings: ClassVar[Mapping[str, str]] = {"PRELABEL_ENCODER": "builtin"}
+    pool_size, held_out_size, label_budget = 600, 200, 40
+    settings: ClassVar[Mapping[str, str]] = {"PRELABEL_ENCODER": "efficientnet-lite0"}
     compare_random = True
 
     def draw_images(self, count: int, seed: int) -> Iterator[DemoImage[str]]:
@@ -116,7 +116,7 @@ class _FruitScenario(DemoScenario[FruitTruth]):
 
     pool_size, held_out_size, label_budget = 240, 80, 40
     settings: ClassVar[Mapping[str, str]] = {
-        "PRELABEL_ENCODER": "builtin",
+        "PRELABEL_ENCODER": "efficientnet-lite0",
         "PRELABEL_DETECTOR": "builtin",
         "PRELABEL_TRAIN_SECONDS": "35",
     }

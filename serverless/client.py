@@ -66,7 +66,7 @@ class Client:
         Raises:
             EndpointError: the request failed.
         """
-        path = f"/v1/functions/{quote(function, safe='')}/invoke{_encode_query(options)}"
+        path = f"/v1/functions/{quote(function, safe='')}/invoke{_format_query_string(options)}"
         content_headers = {"content-type": "application/octet-stream"}
         answer: dict[str, Any] = self._request("POST", path, _read_image(image), content_headers)
         return answer
@@ -81,7 +81,9 @@ class Client:
         Raises:
             EndpointError: the request failed.
         """
-        path = f"/v1/functions/{quote(function, safe='')}/invoke-batch{_encode_query(options)}"
+        path = (
+            f"/v1/functions/{quote(function, safe='')}/invoke-batch{_format_query_string(options)}"
+        )
         body, content_type = _encode_multipart([_read_image(image) for image in images])
         answer: dict[str, Any] = self._request("POST", path, body, {"content-type": content_type})
         return answer
@@ -175,7 +177,7 @@ def _encode_multipart(images: Sequence[bytes]) -> tuple[bytes, str]:
     return body, f"multipart/form-data; boundary={boundary}"
 
 
-def _encode_query(options: dict[str, Any]) -> str:
+def _format_query_string(options: dict[str, Any]) -> str:
     set_options = {name: value for name, value in options.items() if value is not None}
     encoded = {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in set_options.items()}
     return f"?{urlencode(encoded)}" if encoded else ""

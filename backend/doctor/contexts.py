@@ -62,7 +62,7 @@ class LabelStudioSetup:
 
     @property
     def encoder_settings(self) -> Sequence[str]:
-        """Values of ``PRELABEL_ENCODER`` to check."""
+        """The encoder settings to check; without a project only the configured one."""
         return [self.setup.settings.encoder]
 
     @property
@@ -119,7 +119,7 @@ class CheckedProject(LabelStudioSetup):
 
     @property
     def encoder_settings(self) -> Sequence[str]:
-        """Values of ``PRELABEL_ENCODER`` for the next version and of the live version."""
+        """The encoder settings of the next version and of the live version."""
         setting = self.setup.settings.encoder
         if self.record is None or not self.live_version:
             return [setting]

@@ -140,7 +140,7 @@ class AlertRulesFile:
         read: reads the rules of a file.
 
     Attributes:
-        rules: the current rules; the list stays the same object.
+        rules: the current rules; the list is updated in place, so other objects can share it.
 
     Raises:
         UsageError: the file or one of its rules is invalid.

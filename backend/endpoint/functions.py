@@ -65,7 +65,7 @@ class LoadedVersion:
 
     @property
     def min_pixels(self) -> int:
-        """The side length in pixels that a JPEG must keep while it is decoded."""
+        """Minimum side length in pixels of a JPEG that is decoded at reduced size."""
         return min_decode_size(self.controls)
 
 

@@ -47,7 +47,7 @@ CLEANUP_INTERVAL_SECONDS = 3600.0
 
 
 class PostResponseTasks:
-    """Process every prediction after its response, in a single thread.
+    """Run captures, alerts, drift, and counters in one thread after each response.
 
     Args:
         rules: which images to capture.
@@ -55,7 +55,8 @@ class PostResponseTasks:
         metrics: metrics of the endpoint.
         usage: counters, which are saved every few seconds.
         capture_home: folder for captured images.
-        commit: makes written files durable; not needed on a local disk.
+        commit: called after each flush to persist files on a network volume, such as Modal's; None
+            on a local disk.
         seed: random seed for captures.
     """
 

@@ -35,9 +35,9 @@ class TabFilter:
 
     Attributes:
         column: such as ``tasks:id``.
-        operator: that the frontend has for ``type``.
+        operator: a filter operator that the frontend has for columns of this type.
         type: type of the column in the frontend; see ``TabView.column_types``.
-        value: to compare with.
+        value: the value to compare with.
     """
 
     column: str

@@ -23,7 +23,7 @@ STATE_DESCRIPTIONS = {
 """What a round does in each state before anything is labeled."""
 
 
-class RoundProgress(TypedDict, total=False):
+class RoundStateJson(TypedDict, total=False):
     """The state of a round in the response of ``/api/projects``."""
 
     state: str
@@ -48,7 +48,7 @@ class BackendProject(TypedDict, total=False):
     server: str
     version: str | None
     tasks: int
-    round: RoundProgress
+    round: RoundStateJson
     controls: Sequence[FirstRoundControl]
 
 
@@ -56,7 +56,7 @@ def wait_for_first_round(
     settings: Settings,
     backend: str,
     number: int,
-    on_state: Callable[[RoundProgress], None],
+    on_state: Callable[[RoundStateJson], None],
     timeout_seconds: float = FIRST_ROUND_TIMEOUT_SECONDS,
 ) -> BackendProject | None:
     """Wait until the backend has finished a round on a project.
@@ -84,7 +84,7 @@ def wait_for_first_round(
     return None
 
 
-def format_progress(progress: RoundProgress) -> str:
+def format_progress(progress: RoundStateJson) -> str:
     """Describe the state of a round in one line.
 
     Example:

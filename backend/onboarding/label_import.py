@@ -82,7 +82,11 @@ class LabelImportSummary:
 
 @dataclass
 class _TaskLabels:
-    """The labels of one task, from one or more images of the source with the same content."""
+    """The labels to import for one task; copies of an image in the source are merged.
+
+    Attributes:
+        is_exact: the image was matched by its whole path or content, not only by the end of its path.
+    """
 
     task: LabelTask
     is_exact: bool

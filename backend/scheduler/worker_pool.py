@@ -199,7 +199,7 @@ class WorkerPool:
         try:
             worker = await waiter.worker
         except asyncio.CancelledError:
-            await self._abandon(waiter)
+            await self._cancel_waiter(waiter)
             raise
         try:
             yield worker
@@ -233,8 +233,8 @@ class WorkerPool:
             self._served_at.get(f"project {turn.project}", 0),
         )
 
-    async def _abandon(self, waiter: _Waiter) -> None:
-        """Take back a request that was cancelled, or the process that it got meanwhile."""
+    async def _cancel_waiter(self, waiter: _Waiter) -> None:
+        """Remove a cancelled waiter from the queue, or release the process that it already got."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         elif waiter.worker.done() and not waiter.worker.cancelled():

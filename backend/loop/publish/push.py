@@ -40,17 +40,17 @@ def push_predictions(
 ) -> None:
     """Import predictions in bulk, and check that each task has exactly one afterwards.
 
-    Label Studio asks for a prediction itself when somebody opens a task meanwhile, and stores it
-    beside the imported one; such duplicates are removed.
+    If somebody opens a task during the import, Label Studio requests a prediction and stores it as
+    well. These duplicates are removed.
 
     Args:
-        connection: to the project.
+        connection: connection to the project.
         version: the live version.
-        predictions: of the tasks without one.
-        controls: of the labeling config, by name.
+        predictions: one for each task that has none.
+        controls: name → control of the labeling config.
         progress: receives (done, total).
-        existing_count: predictions of the version when these tasks were selected, which is before
-            inference, so that duplicates made since then are noticed.
+        existing_count: number of the version's predictions before inference; a higher total than
+            expected reveals duplicates.
 
     Raises:
         RoundError: Label Studio created fewer than were sent, because the project changed.

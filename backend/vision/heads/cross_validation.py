@@ -104,5 +104,8 @@ def _near_fold_mask(embeddings: Floats, fold: Indices) -> Bools:
 
 
 def _centre_rows(embeddings: Floats) -> Floats:
-    """Centre and normalize rows; rows near the mean stay short, so they have no duplicates."""
+    """Subtract the mean and scale rows to unit length.
+
+    Rows within 1e-6 of the mean stay shorter, so they are never near-duplicates.
+    """
     return normalize_rows(embeddings - embeddings.mean(axis=0), epsilon=1e-6)
