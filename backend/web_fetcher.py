@@ -200,7 +200,7 @@ class ServerBusyError(ImageError):
 
     Attributes:
         status: HTTP status.
-        retry_after_seconds: from its header ``Retry-After``; 0 without one.
+        retry_after_seconds: seconds from its header ``Retry-After``; 0 without one.
     """
 
     def __init__(self, address: str, status: int, retry_after_seconds: int) -> None:

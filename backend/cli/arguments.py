@@ -32,7 +32,7 @@ def add_project_argument(
     """Add the argument for a project, which ``--project`` can name as well.
 
     Args:
-        parser: of the command.
+        parser: parser of the command.
         default: when the argument can be left out.
     """
     parser.add_argument(

@@ -16,7 +16,10 @@ YES_NO = ("yes", "no")
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", nargs="?", metavar="FOLDER", help="folder with images, also in subfolders"
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="folder with images; its subfolders are included",
     )
     answers = parser.add_argument_group("answers", "answer questions that are asked otherwise")
     answers.add_argument("--job", choices=JOB_NAMES, help="labeling job, instead of the questions")

@@ -57,7 +57,7 @@ class LabelSetup:
     """Chooses the labels of a folder that ``init`` imports.
 
     Args:
-        options: of the command.
+        options: options of the command.
         prompter: asks.
         log: prints a line.
     """
@@ -75,7 +75,7 @@ class LabelSetup:
         """Find the labels of a folder, and ask what they become if no option says it.
 
         Args:
-            folder: of the images.
+            folder: folder of the images.
             files: its files.
             stored: the choice of an earlier run on the same project; None for a new project.
 

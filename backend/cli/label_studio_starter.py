@@ -46,7 +46,7 @@ class LabelStudioStarter:
     """The Label Studio of a command, which is stopped when the command ends.
 
     Args:
-        options: of the command.
+        options: options of the command.
         settings: settings of this process.
         log: prints a line.
     """

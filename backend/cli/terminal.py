@@ -100,7 +100,7 @@ def format_table(
     Args:
         headers: a title for each column.
         rows: the cells of each row.
-        options: of the command.
+        options: options of the command.
         right: indices of columns that are aligned to the right.
         indent: number of spaces in front of each line.
     """

@@ -164,8 +164,8 @@ class ComparedImage:
     """An audit image with the predictions of two versions.
 
     Attributes:
-        first: with the prediction of the first version.
-        second: with that of the second version.
+        first: image with the prediction of the first version.
+        second: image with that of the second version.
         differs: the predictions differ.
     """
 

@@ -98,7 +98,7 @@ class DashboardReader:
         """Return a project for the overview; a damaged card is reported only on its own page.
 
         Args:
-            status: of the project.
+            status: status of the project.
             title_note: tells it apart from other projects with its title.
         """
         card = None
@@ -115,7 +115,7 @@ class DashboardReader:
         """Return the values of a project's page.
 
         Args:
-            status: of the project.
+            status: status of the project.
             title_note: tells it apart from other projects with its title.
 
         Raises:

@@ -16,7 +16,7 @@ class ProjectSummary:
     """A project on the overview, and at the head of its page.
 
     Attributes:
-        status: with the live version's figures.
+        status: status with the live version's figures.
         link: the project's URL in Label Studio; empty when the server's URL cannot be linked.
         labeling_path: where people label in the order of the queue, below ``link``; empty before
             the first round.

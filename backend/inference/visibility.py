@@ -18,7 +18,7 @@ def visible_controls(controls: Sequence[Control], answers: Answers) -> frozenset
 
     Args:
         controls: all served controls of the labeling config.
-        answers: of choices controls; without those that have no answer.
+        answers: answers of choices controls; without those that have no answer.
     """
     by_name = {control.name: control for control in controls}
     return frozenset(name for name in by_name if _is_visible(name, by_name, answers, frozenset()))

@@ -116,10 +116,10 @@ def make_task_fetcher(
     """Return the fetcher for the tasks of a Label Studio, which knows all its addresses.
 
     Args:
-        session: with the address and token that work.
+        session: session with the address and token that work.
         settings: limits of an image, and the configured addresses.
         announced: the address that Label Studio announced with ``/setup``; may be empty.
-        timeout_seconds: of one image.
+        timeout_seconds: timeout of one image.
     """
     limits = FetchLimits(
         settings.max_image_bytes, settings.allowed_hosts, timeout_seconds=timeout_seconds

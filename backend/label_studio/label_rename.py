@@ -71,7 +71,7 @@ def count_removed_labels(
     Skipped annotations do not count.
 
     Args:
-        annotations: of any tasks.
+        annotations: annotations of any tasks.
         controls: the served controls.
 
     Returns:

@@ -21,7 +21,7 @@ def format_imported_choices(task: int, control: Control, labels: Collection[str]
 
     Args:
         task: the task's number.
-        control: of choices.
+        control: control of choices.
         labels: at least one.
     """
     id = hashlib.sha256(f"{task}/{control.name}{RESULT_SALT}".encode()).hexdigest()[:10]
@@ -43,9 +43,9 @@ def format_imported_regions(
 
     Args:
         task: the task's number.
-        control: of boxes or points.
+        control: control of boxes or points.
         regions: may be empty.
-        size: of the upright image.
+        size: size of the upright image.
     """
     prediction = RegionPrediction(control.name, regions, (1.0,) * len(regions), size)
     items = format_regions(task, prediction, replace(control, threshold=0.0), RESULT_SALT)

@@ -38,7 +38,7 @@ class BackendConnection:
         url: address at which Label Studio calls it; may contain the webhook secret.
         state: result of the last call by Label Studio, such as ``CO`` (connected).
         error: error message of that call.
-        id: of the connection.
+        id: id of the connection.
         is_interactive: whether smart tools call it.
     """
 

@@ -104,7 +104,7 @@ def repeat_drawn(result: Sequence[Json], control: Control) -> list[Json]:
 
     Args:
         result: the regions of the request, also those that cannot be used as examples.
-        control: that the smart tool belongs to.
+        control: control that the smart tool belongs to.
 
     Returns:
         the regions with score 1, and what else is stored under their ids.

@@ -39,8 +39,8 @@ class SignInServer:
 
     Args:
         server: address of Label Studio on the loopback address.
-        email: of its user.
-        password: of its user.
+        email: email of its user.
+        password: password of its user.
     """
 
     def __init__(self, server: str, email: str, password: str) -> None:

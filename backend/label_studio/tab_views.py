@@ -61,7 +61,7 @@ class TabView:
     """Which tasks a tab lists, in which order.
 
     Attributes:
-        filter: of the tasks.
+        filter: filter of the tasks.
         ordering: columns to sort by.
         column_types: column → type that replaces its own one in the frontend.
         columns: visible columns besides the images.
@@ -130,7 +130,7 @@ def unsupported_operators(data: Json) -> list[str]:
     """Return the operators of a tab's filters that the frontend does not have.
 
     Args:
-        data: of the tab, as the API returns it.
+        data: data of the tab, as the API returns it.
     """
     return [
         str(item.get("operator"))

@@ -33,7 +33,7 @@ class BrokenTab:
     Attributes:
         id: its number.
         title: its title.
-        operators: of its filters that the frontend does not have.
+        operators: operators of its filters that the frontend does not have.
         is_own: Prelabel created it, and repairs it.
     """
 
@@ -47,7 +47,7 @@ class ProjectTabs:
     """The tabs of one project. Tabs that people created are never changed.
 
     Args:
-        client: of Label Studio.
+        client: client of Label Studio.
         number: the project's.
     """
 
@@ -147,7 +147,7 @@ def ensure_labeling_url(client: ApiSession, number: int, server: str = "") -> st
     """Return the address at which people label a project in the order of the queue.
 
     Args:
-        client: of Label Studio.
+        client: client of Label Studio.
         number: the project's.
         server: Label Studio's address in the browser; by default the client's.
     """

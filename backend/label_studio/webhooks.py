@@ -17,7 +17,7 @@ class Webhook:
         is_active: whether it is enabled.
         sends_all: whether it sends all events.
         events: names of the events that it sends if not all.
-        id: of the webhook.
+        id: id of the webhook.
     """
 
     url: str

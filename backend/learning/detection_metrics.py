@@ -44,7 +44,7 @@ class DetectionSample:
     """The detections and the annotated objects of one image.
 
     Attributes:
-        detections: in descending confidence.
+        detections: detections in descending confidence.
         confidence: confidence of each detection, 0 to 1.
         ground_truth: annotated objects.
         aspect_ratio: width divided by height of the image.

@@ -21,7 +21,7 @@ class ImageFrame:
     """How an image is stored.
 
     Attributes:
-        size: of the upright image.
+        size: size of the upright image.
         orientation: EXIF orientation of the file, 1 to 8.
     """
 
@@ -36,9 +36,9 @@ def to_upright_region(box: SourceBox, labels: ImageLabels, frame: ImageFrame) ->
     size of the stored, turned pixels. A box is clipped at the image's edges.
 
     Args:
-        box: in the units of the label file.
+        box: box in the units of the label file.
         labels: the labels of the image that the box belongs to.
-        frame: of the image.
+        frame: frame of the image.
     """
     corners = (box.x0, box.y0, box.x1, box.y1)
     if not all(map(math.isfinite, corners)):

@@ -42,7 +42,7 @@ class StoredLabelChoice:
 
     Attributes:
         role: ``annotations``, ``suggestions`` or ``none``.
-        format: of the labels; None without labels.
+        format: format of the labels; None without labels.
     """
 
     role: str = "none"

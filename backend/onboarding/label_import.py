@@ -85,7 +85,7 @@ class _TaskLabels:
     """The labels to import for one task; copies of an image in the source are merged.
 
     Attributes:
-        is_exact: the image was matched by its whole path or content, not only by the end of its path.
+        is_exact: the image was matched by its whole path or content, not only the path's end.
     """
 
     task: LabelTask
@@ -171,7 +171,7 @@ class LabelImporter:
         writer: Label Studio.
         number: the project's.
         mapping: returned by :func:`map_labels`.
-        tasks: of the project.
+        tasks: tasks of the project.
         load_frame: returns how a task's image is stored; raises ``ImageError``.
         suggested_tasks: tasks that have an imported suggestion.
     """

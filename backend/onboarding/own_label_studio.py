@@ -27,8 +27,8 @@ class LocalAccount:
 
     Attributes:
         port: on the loopback address, the same at each start.
-        email: of the user.
-        password: of the user.
+        email: email of the user.
+        password: password of the user.
         token: legacy token of the user.
     """
 

@@ -29,8 +29,8 @@ class LabelTask:
 
     Attributes:
         id: number in Label Studio.
-        address: of its image.
-        path: of its image, as far as it is known.
+        address: address of its image.
+        path: path of its image, as far as it is known.
         annotated: it has an annotation, or was skipped.
         digest: SHA-256 of its image file, hexadecimal; empty if unknown.
     """
@@ -61,7 +61,7 @@ class TaskIndex:
     Args:
         rows: tasks with ``id``, ``data``, ``total_annotations`` and ``cancelled_annotations``.
         image_key: field of the data that holds the image's address.
-        folder: of images from which tasks were imported, to find a duplicate's task by its content.
+        folder: folder from which images were imported; finds the task of a copy by its content.
         max_bytes: maximum size of an image.
     """
 

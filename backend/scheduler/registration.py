@@ -20,7 +20,7 @@ class Registration:
     """Registers projects.
 
     Args:
-        settings: with the allowed servers.
+        settings: settings with the allowed servers.
         projects: the project store.
     """
 

@@ -304,7 +304,7 @@ class Service:
         versions = VersionStore(self._projects.folder(id))
         previous = await asyncio.to_thread(versions.rollback_target)
         if expected not in ("", previous):
-            raise UsageError("The live version has changed meanwhile: open the page again.")
+            raise UsageError("The live version has changed: open the page again.")
         await self.promote(id, previous, by, "rolled back by a person")
 
     async def leave(self, id: str) -> None:

@@ -22,7 +22,7 @@ class ImageCopies:
     """A cache of upright images, keyed by the hash of the original file.
 
     Args:
-        folder: of the cache; created if missing.
+        folder: folder of the cache; created if missing.
         max_bytes: see :meth:`trim`.
     """
 

@@ -64,7 +64,7 @@ def published_round(
     Args:
         folder: the project's folder.
         report: also receives the progress.
-        clock: in seconds.
+        clock: clock in seconds.
 
     Yields:
         the callback that the round reports to.

@@ -43,5 +43,5 @@ def change_label(
             client.update_annotation(int(annotation["id"]), result)
             changed_count += 1
     if not changed_count:
-        raise UsageError(f"The label of task {task} has changed meanwhile: open the task.")
+        raise UsageError(f"The label of task {task} has changed: open the task.")
     return changed_count

@@ -30,7 +30,7 @@ class ExportedLabels:
     """The exported files.
 
     Attributes:
-        folder: that contains the files.
+        folder: folder that contains the files.
         files: relative paths.
         tasks: number of tasks whose labels are exported.
         accepted: of these, those with a prediction that Prelabel accepted.
@@ -54,7 +54,7 @@ def find_unconnected_project(settings: Settings, project: str) -> ProjectRecord:
     """Return a project of the Label Studio of the settings that need not be connected.
 
     Args:
-        settings: with Label Studio's address and token.
+        settings: settings with Label Studio's address and token.
         project: its number in Label Studio, or its title.
 
     Raises:
@@ -80,7 +80,7 @@ def export_labels(
     """Export the labels of a project, as training sees them and with accepted predictions.
 
     Args:
-        session: of the project.
+        session: session of the project.
         format_name: ``coco``, ``yolo``, ``csv`` or ``folders``.
         with_images: include the images; ``folders`` always has them.
         folder: new or empty; named after project and format when not given.

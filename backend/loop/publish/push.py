@@ -90,8 +90,8 @@ def _remove_duplicates(connection: Connection, predictions: Mapping[int, int]) -
     """Delete all but the oldest prediction of each task.
 
     Args:
-        connection: to the project.
-        predictions: of one version, prediction id → task.
+        connection: connection to the project.
+        predictions: predictions of one version, prediction id → task.
     """
     kept_tasks: set[int] = set()
     for id, task in sorted(predictions.items()):

@@ -38,10 +38,10 @@ def follow_version(
     With ``model_keep_settings="true"`` in the labeling config, nothing is set.
 
     Args:
-        connection: to the project.
+        connection: connection to the project.
         folder: the project's folder.
         version: the live version.
-        fingerprint: of the project.
+        fingerprint: fingerprint of the project.
         is_trained: the version was trained on labels. Until then imported suggestions, if there are
             any, remain the pre-annotations.
     """

@@ -55,7 +55,7 @@ def load_label_source(
     """Return the labels of a folder or file.
 
     Args:
-        path: of the folder or file.
+        path: path of the folder or file.
         format: a key of ``FORMAT_NAMES``; any format if None.
         option: the command-line option that chooses a format.
 

@@ -25,7 +25,7 @@ def make_writer(format_name: str, controls: Sequence[Control]) -> DatasetWriter:
 
     Args:
         format_name: a key of ``WRITERS``.
-        controls: of the project.
+        controls: controls of the project.
 
     Raises:
         ConfigError: it holds none of them; the message lists the formats that do.

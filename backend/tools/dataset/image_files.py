@@ -37,7 +37,7 @@ class FetchedDataset:
     """The images that could be read.
 
     Attributes:
-        images: with their sizes, and with the suffix that their file has.
+        images: images with their sizes, and with the suffix that their file has.
         errors: task id → why an image of it cannot be read.
         reasons: number of unreadable images, by reason.
     """
@@ -51,8 +51,8 @@ class ExportImages:
     """Fetches the images of one project for an export, several at a time.
 
     Args:
-        session: of the project.
-        folder: of the export.
+        session: session of the project.
+        folder: folder of the export.
     """
 
     def __init__(self, session: ProjectSession, folder: Path) -> None:
@@ -70,7 +70,7 @@ class ExportImages:
         """Fetch images and write their files.
 
         Args:
-            images: to be fetched.
+            images: images to be fetched.
             file_places: where their files are written; None to determine only unknown sizes.
             progress: receives the number of finished and of all images.
         """

@@ -53,8 +53,8 @@ class Dataset:
     """The labels of a project that a format holds.
 
     Attributes:
-        title: of the project.
-        controls: that the format holds, in the order of the config.
+        title: title of the project.
+        controls: controls that the format holds, in the order of the config.
         images: by task id.
         left_out: number of things that are not exported, by reason.
         is_val_audit: ``val`` is the audit set; else a tenth of the tasks, chosen by hash.

@@ -41,10 +41,10 @@ def read_dataset(
     """Read the labels of a project.
 
     Args:
-        session: of the project.
+        session: session of the project.
         config: its labeling config.
-        title: of the project.
-        controls: to export; images without a label of any of them are left out.
+        title: title of the project.
+        controls: controls to export; images without a label of any of them are left out.
 
     Raises:
         LabelStudioError: Label Studio refused a request or cannot be reached.

@@ -15,7 +15,7 @@ class DatasetWriter(ABC):
     """Writes labels in one format.
 
     Args:
-        controls: of the project that the format holds.
+        controls: controls of the project that the format holds.
 
     Attributes:
         title: name of the format in messages.
