@@ -19,7 +19,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "folder",
         nargs="?",
         metavar="FOLDER",
-        help="folder with images; its subfolders are included",
+        help="folder with images, including its subfolders",
     )
     answers = parser.add_argument_group("answers", "answer questions that are asked otherwise")
     answers.add_argument("--job", choices=JOB_NAMES, help="labeling job, instead of the questions")
