@@ -19,6 +19,7 @@ from backend.errors import (
     PrelabelError,
     StoreError,
 )
+from backend.label_studio.labeling_config import read_config
 from backend.label_studio.tabs import ProjectTabs, labeling_path
 from backend.loop import card as cards
 from backend.loop.observe import (
@@ -204,6 +205,7 @@ class Round:
                 previous.version,
                 fingerprint,
                 is_trained=is_trained,
+                keeps_settings=read_config(fingerprint.config_xml).keeps_settings,
             )
         new_annotations = fingerprint.annotation_count - memory.fingerprint.annotation_count
         if fingerprint.last_change > memory.known_until or new_annotations > len(

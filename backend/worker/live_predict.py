@@ -7,13 +7,13 @@ from collections import Counter
 from functools import partial
 
 from backend.domain import Control, Task
-from backend.errors import ImageError
+from backend.errors import ConfigError, ImageError, UsageError
 from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.images import image_sources
 from backend.inference.predict import count_unreadable, infer_tasks
 from backend.inference.smart_tools import drawn_by_control, repeat_drawn_regions, suggest
 from backend.label_studio import Json
-from backend.label_studio.labeling_config import read_config
+from backend.label_studio.labeling_config import LabelingConfig, read_config
 from backend.label_studio.ml_protocol import SUGGESTION_VERSION, parse_project
 from backend.label_studio.task_results import format_prediction, parse_task
 from backend.learning.audit import hash_rank
@@ -44,7 +44,7 @@ def predict_tasks(resources: Resources, request: Json) -> Json | None:
     context = (request.get("params") or {}).get("context") or {}
     if live_version is None and not context.get("result"):
         return None
-    config = read_config(str(request.get("label_config") or _fetch_config(session)))
+    config = _read_request_config(session, request)
     parsed_tasks, next_tasks = (
         [parse_task(row, config.controls, {}, Counter()) for row in rows]
         for rows in (tasks, request.get("ahead") or [])
@@ -93,9 +93,20 @@ def _find_project(resources: Resources, request: Json) -> ProjectRecord | None:
     return records[0] if records else None
 
 
-def _fetch_config(session: ProjectSession) -> str:
-    project = session.connection.client.get_project(session.number)
-    return str(project.get("label_config") or "")
+def _read_request_config(session: ProjectSession, request: Json) -> LabelingConfig:
+    """Return the labeling config of a request; without one, that of the project.
+
+    Raises:
+        UsageError: the request's one is invalid.
+        ConfigError: the project's one is invalid.
+    """
+    if not request.get("label_config"):
+        project = session.connection.client.get_project(session.number)
+        return read_config(str(project.get("label_config") or ""))
+    try:
+        return read_config(str(request["label_config"]))
+    except ConfigError as error:
+        raise UsageError(f"/predict cannot be read: {error}") from error
 
 
 def _predict(

@@ -116,6 +116,7 @@ def test_a_killed_backend_loses_nothing(
             wait_until(state, lambda state=state: state_of(backend, project) == state, 20)  # type: ignore[misc]
         time.sleep(random.uniform(0, 0.8))
         points.append(state_of(backend, project))
+        print(f"{kind}, kill {len(points)}: {points[-1]}", flush=True)
         workers = psutil.Process(backend.pid).children(recursive=True)
         backend.kill()
         _, alive = psutil.wait_procs(workers, timeout=10)
@@ -133,7 +134,7 @@ def test_a_killed_backend_loses_nothing(
     wait_until("every open task has its prediction", lambda: open_tasks <= set(predicted()))
     assert len(predicted()) == len(set(predicted())), "never twice for one version"
     backend.stop()
-    print(f"{kind}, killed {len(points)} times, in {dict(Counter(points))}")
+    print(f"{kind}, killed {len(points)} times: {dict(Counter(points))}", flush=True)
     assert_no_leftovers(backend, project)
 
 

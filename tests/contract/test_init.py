@@ -394,7 +394,12 @@ def test_existing_labels_are_imported_once(
     )
     for is_trained, shown in ((False, "imported labels"), (True, "v0")):
         follow_version(
-            connection, tmp_path, "v0", fetch_fingerprint(connection), is_trained=is_trained
+            connection,
+            tmp_path,
+            "v0",
+            fetch_fingerprint(connection),
+            is_trained=is_trained,
+            keeps_settings=False,
         )
         assert lab.fetch_project(number)["model_version"] == shown
 

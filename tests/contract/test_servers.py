@@ -142,6 +142,8 @@ def test_predict_answers_one_result_per_task_and_waits_for_the_first_version(
                 break
     assert {progress["requested"] for progress in shown if progress} == {40}
     assert "predicting" not in backend.project(project)
+    refused = backend.http.post("/predict", json={**known, "label_config": "<View"})
+    assert (refused.status_code, "labeling config cannot be read" in refused.text) == (400, True)
     unknown = backend.http.post("/predict", json={**body, "project": "987654.1"}).json()
     assert len(unknown["results"]) == 40
     assert {tuple(r["result"]) for r in unknown["results"]} == {()}

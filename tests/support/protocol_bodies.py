@@ -25,10 +25,11 @@ def objects(*keys: str, **values: st.SearchStrategy[Any]) -> st.SearchStrategy[A
     return st.fixed_dictionaries({}, optional=fields) | JSON
 
 
+PROJECTS = st.from_regex(r"[0-9]{1,3}\.[0-9]{1,3}", fullmatch=True)
+SERVERS = st.sampled_from(["", "http://127.0.0.1:9", "http://localhost:9/prefix", "http://[bad"])
 SETUP_BODIES = objects(
-    "project", "hostname", "access_token", "schema",
-    project=st.from_regex(r"\d{1,3}\.\d{1,3}", fullmatch=True),
-)  # fmt: skip
+    "project", "hostname", "access_token", "schema", project=PROJECTS, hostname=SERVERS
+) | st.fixed_dictionaries({"project": PROJECTS, "hostname": SERVERS}, optional={"schema": JSON})
 WEBHOOK_BODIES = objects(
     "project", "action", "annotation", "annotations",
     action=st.sampled_from(["START_TRAINING", "ANNOTATION_CREATED", "ANNOTATIONS_DELETED"]),

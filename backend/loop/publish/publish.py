@@ -107,6 +107,7 @@ class Publisher:
                 live_version,
                 observation.fingerprint,
                 is_trained=self._session.versions.card(live_version).labels.train > 0,
+                keeps_settings=observation.config.keeps_settings,
             )
         order.open_tasks -= auto_accept.auto_accept(
             self._connection, observation.controls, to_accept

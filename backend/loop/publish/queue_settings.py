@@ -32,10 +32,9 @@ def follow_version(
     fingerprint: ProjectFingerprint,
     *,
     is_trained: bool,
+    keeps_settings: bool,
 ) -> None:
     """Set the project's model version and uncertainty sampling, unless they are set already.
-
-    With ``model_keep_settings="true"`` in the labeling config, nothing is set.
 
     Args:
         connection: connection to the project.
@@ -44,9 +43,10 @@ def follow_version(
         fingerprint: fingerprint of the project.
         is_trained: the version was trained on labels. Until then imported suggestions, if there are
             any, remain the pre-annotations.
+        keeps_settings: the labeling config asks to set nothing.
     """
     stored = read_queue_settings(folder)
-    if read_config(fingerprint.config_xml).keeps_settings:
+    if keeps_settings:
         if stored != StoredQueueSettings():
             save_queue_settings(folder, StoredQueueSettings())
         return

