@@ -81,6 +81,7 @@ class Service:
         self._projects = ProjectStore(settings.home, settings.endpoint_data_dir)
         self._project_states: dict[str, ProjectState] = {}
         self._loop_tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancelled_tasks: set[asyncio.Task[None]] = set()
         self._round_workers = WorkerPool(
             settings.workers, TRAINING_NICENESS, worker_command, QUICK_WORKERS
         )
@@ -115,7 +116,7 @@ class Service:
 
     async def stop(self) -> None:
         """Stop all jobs; an interrupted round is repeated at the next start."""
-        running_tasks = [*self._loop_tasks.values()]
+        running_tasks = [*self._loop_tasks.values(), *self._cancelled_tasks]
         running_tasks += [self._poll_task] if self._poll_task else []
         for task in running_tasks:
             task.cancel()
@@ -398,7 +399,10 @@ class Service:
 
     def _stop_project(self, id: str) -> None:
         del self._project_states[id]
-        self._loop_tasks.pop(id).cancel()
+        task = self._loop_tasks.pop(id)
+        task.cancel()
+        self._cancelled_tasks.add(task)  # it stops its worker process first
+        task.add_done_callback(self._cancelled_tasks.discard)
 
     def _check_wake_file(self, project: ProjectState) -> None:
         is_requested, is_forced = wake.consume_wake(self._projects.folder(project.record.id))

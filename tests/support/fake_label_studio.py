@@ -1,4 +1,4 @@
-"""An HTTP server that answers only the request for a project."""
+"""HTTP servers that answer only the request for a project."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ class ProjectRequestHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing."""
+
+
+class NoProjectRequestHandler(ProjectRequestHandler):
+    """Answers like a Label Studio without projects."""
+
+    def do_GET(self) -> None:
+        is_list = self.path.startswith("/api/projects/?")
+        body = b'{"results": []}' if is_list else b'{"detail": "Not found."}'
+        self.send_response(200 if is_list else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import logging
 import os
 import re
@@ -18,15 +19,16 @@ from backend.cli.main import main
 from backend.cli.projects import find_project, open_session, wait_for_round_lock
 from backend.dashboard.page_reader import DashboardReader
 from backend.dashboard.rendering import PageRenderer
-from backend.errors import NotFoundError
+from backend.errors import LabelStudioError, NotFoundError, ProjectMissingError
 from backend.json_records import from_json, to_json
 from backend.label_studio.ml_protocol import parse_event
 from backend.records import ProjectStatus, RemovedLabel, RoundOutcome, RoundStatus
+from backend.runtime.connection import connect
 from backend.scheduler.recent_labels import RecentLabels
 from backend.settings import Settings
 from backend.store.files import write_json
 from backend.store.label_answers import LabelAnswer, read_label_answers, save_label_answer
-from backend.store.projects import ProjectStore, save_outcome
+from backend.store.projects import ProjectRecord, ProjectStore, save_outcome
 from backend.store.round_state import (
     ROUND_STATE_FILE,
     StoredRoundState,
@@ -36,6 +38,7 @@ from backend.store.round_state import (
 from backend.store.versions import VersionStore
 from tests.support.dashboard_client import SERVER, page, served, text
 from tests.support.dashboard_homes import make_full_home
+from tests.support.fake_label_studio import NoProjectRequestHandler
 
 OURS = {"origin": "http://127.0.0.1"}
 REMOVED = RemovedLabel("plant", "<b>sick</b>", 12)
@@ -244,6 +247,22 @@ def test_a_deleted_project_says_when_it_leaves_and_leaves_at_once_if_asked(tmp_p
     with pytest.raises(NotFoundError, match="none yet"):
         find_project(Settings(home=tmp_path), "")
     assert find_project(Settings(home=tmp_path), "1").departed, "prelabel forget 1 finds it"
+
+
+def test_a_project_is_missing_only_if_every_known_address_answers_so() -> None:
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), NoProjectRequestHandler)
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+    server = f"http://127.0.0.1:{web.server_port}"
+    record = ProjectRecord("1", server, 1, created=5)
+    away = "http://127.0.0.1:9"
+    try:
+        with pytest.raises(ProjectMissingError, match="has no project 1"):
+            connect(record, "token", Settings(label_studio_url=away))
+        with pytest.raises(LabelStudioError, match="cannot be reached") as failed:
+            connect(record, "token", Settings(label_studio_url=away, api_key="key"))
+        assert not isinstance(failed.value, ProjectMissingError)
+    finally:
+        web.shutdown()
 
 
 # -- rounds of other processes ----------------------------------------------------------------
