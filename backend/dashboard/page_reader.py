@@ -30,6 +30,7 @@ from backend.store.label_tab import read_labeling_path
 from backend.store.problems import find_problems
 from backend.store.projects import ProjectStore
 from backend.store.queue_front import QueueFront, StoredLabelError
+from backend.store.smart_tool_answer import load_answer
 from backend.store.versions import VersionCard, VersionStore
 
 LABEL_ERRORS_SHOWN = 12
@@ -130,6 +131,7 @@ class DashboardReader:
             roll_back_to=_rollback_target(versions),
             held=rows[0] if rows and rows[0].card.is_held and not rows[0].was_live else None,
             left_out=status.left_out,
+            smart_tool=load_answer(folder, self._files.read),
         )
 
     def thumbnail_path(self, id: str, name: str) -> Path:
@@ -185,6 +187,7 @@ def _control_view(control: ControlStatus, card: VersionCard | None) -> ControlVi
         counting=recorded.counting,
         advice=recorded.advice,
         note=recorded.note,
+        smart=bool(control.smart),
     )
 
 

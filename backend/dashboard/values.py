@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from backend.estimate import IntervalEstimate
 from backend.records import Outlook, ProjectStatus, PromotionEvent
+from backend.store.smart_tool_answer import SUGGESTED, EmptyAnswer
 from backend.store.versions import VersionCard
 
 
@@ -108,6 +109,7 @@ class ControlView:
         counting: counting error of boxes and points.
         advice: how to get predictions before the first training.
         note: what limits the confidence of its predictions; empty otherwise.
+        smart: it is a smart tool.
     """
 
     name: str
@@ -118,6 +120,7 @@ class ControlView:
     counting: IntervalEstimate | None = None
     advice: str = ""
     note: str = ""
+    smart: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ class ProjectPage:
 
     Attributes:
         problems: a sentence for each thing that a damaged file affects.
+        smart_tool: the last answer of a smart tool, if it had no suggestion.
     """
 
     summary: ProjectSummary
@@ -230,3 +234,4 @@ class ProjectPage:
     held: VersionRow | None
     left_out: Mapping[str, int]
     problems: Sequence[str] = ()
+    smart_tool: EmptyAnswer = SUGGESTED
