@@ -38,6 +38,7 @@ from backend.store.problems import find_problems
 from backend.store.project_titles import title_notes
 from backend.store.projects import ProjectStore
 from backend.store.queue_front import QueueFront, StoredLabelError
+from backend.store.smart_tool_answer import load_answer
 from backend.store.versions import VersionCard, VersionStore
 
 LABEL_ERRORS_SHOWN = 12
@@ -162,6 +163,7 @@ class DashboardReader:
             held=rows[0] if rows and rows[0].card.is_held and not rows[0].was_live else None,
             left_out=status.left_out,
             removed_labels=self._removed_label_rows(status),
+            smart_tool=load_answer(folder, self._files.read),
         )
 
     def promotion_question(self, status: ProjectStatus, version: str) -> PromotionQuestion:
@@ -266,6 +268,7 @@ def _control_view(
         advice=recorded.advice,
         note=recorded.note,
         examples=examples,
+        smart=bool(control.smart),
     )
 
 

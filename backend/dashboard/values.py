@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from backend.dashboard.audit_values import ExampleRow, WrongImages
 from backend.estimate import IntervalEstimate
 from backend.records import Outlook, ProjectStatus, PromotionEvent, RemovedLabel
+from backend.store.smart_tool_answer import SUGGESTED, EmptyAnswer
 from backend.store.versions import VersionCard
 
 
@@ -117,6 +118,7 @@ class ControlView:
         advice: how to get predictions before the first training.
         note: what limits the confidence of its predictions; empty otherwise.
         examples: labeled images by label; labels without one are missing.
+        smart: it is a smart tool.
     """
 
     name: str
@@ -128,6 +130,7 @@ class ControlView:
     advice: str = ""
     note: str = ""
     examples: Mapping[str, Sequence[ExampleRow]] = field(default_factory=dict)
+    smart: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,7 @@ class ProjectPage:
         removed_labels: labels to decide on.
         comparable: versions with stored predictions for audit images, newest first.
         problems: a sentence for each thing that a damaged file affects.
+        smart_tool: the last answer of a smart tool, if it had no suggestion.
     """
 
     summary: ProjectSummary
@@ -283,3 +287,4 @@ class ProjectPage:
     removed_labels: Sequence[RemovedLabelRow] = ()
     comparable: Sequence[str] = ()
     problems: Sequence[str] = ()
+    smart_tool: EmptyAnswer = SUGGESTED

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.domain import Control, ImageSize, Region, RegionPrediction, Regions, Task
+from backend.estimate import format_percent
 from backend.inference.detections import as_boxes, confidence_threshold, detect_regions
 from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MAX_SUGGESTIONS = 100
 MIN_SIMILAR_CONFIDENCE = 0.5
 """Minimum confidence of a suggestion that is based on similarity, without a detector."""
+NOTHING_DRAWN = "Nothing was drawn that can be used: rotated boxes and negative clicks are not."
 SAME_OBJECT_IOU = 0.3
 """IoU from which a detection counts as the drawn object itself."""
 
@@ -41,14 +43,27 @@ def repeat_drawn_regions(
     return [item for c in controls if not c.is_choices for item in repeat_drawn(result, c)]
 
 
+@dataclass(frozen=True)
+class Suggestions:
+    """The answer of a smart tool.
+
+    Attributes:
+        regions: Label Studio regions of similar objects, without the drawn ones.
+        empty_reason: why there are none, a sentence; "" otherwise.
+    """
+
+    regions: list[dict[str, Any]]
+    empty_reason: str = ""
+
+
 def suggest(
     model: Model | None,
     controls: Sequence[Control],
     task: Task,
     drawn: Mapping[str, Regions],
     images: ProjectImages,
-) -> list[dict[str, Any]]:
-    """Return objects similar to the drawn ones as Label Studio regions, without the drawn ones.
+) -> Suggestions:
+    """Return objects similar to the drawn ones.
 
     Each call gives the regions new ids.
 
@@ -63,6 +78,7 @@ def suggest(
         ImageError: the image cannot be read.
     """
     suggestions: list[dict[str, Any]] = []
+    reasons = [] if drawn else [NOTHING_DRAWN]
     salt = secrets.token_hex(8)
     for control in controls:
         address = task.images.get(control.image_key, "")
@@ -72,9 +88,10 @@ def suggest(
         if address in batch.errors:
             raise batch.errors[address]
         image, size = batch.images[address], batch.sizes[address]
-        similar = _find_similar(model, control, image, drawn[control.name], size)
+        similar, control_reasons = _find_similar(model, control, image, drawn[control.name], size)
         suggestions += format_regions(task.id, similar, control, salt=salt)
-    return suggestions
+        reasons += control_reasons
+    return Suggestions(suggestions, "" if suggestions else " ".join(reasons))
 
 
 def warm_up(model: Model | None) -> None:
@@ -94,22 +111,63 @@ def warm_up(model: Model | None) -> None:
 
 def _find_similar(
     model: Model | None, control: Control, image: Image.Image, drawn: Regions, size: ImageSize
-) -> RegionPrediction:
-    """Return the model's detections if they include a drawn object, else similar objects."""
+) -> tuple[RegionPrediction, list[str]]:
+    """Return the model's detections if they include a drawn object, else similar objects.
+
+    Returns:
+        the objects, and a sentence for each label without any.
+    """
     rows: list[tuple[Region, float]] = []
+    reasons = []
     for label in dict.fromkeys(region.label for region in drawn):
         examples = tuple(region for region in drawn if region.label == label)
         drawn_objects = DrawnObjects(
             control, image, examples, _object_side(model, control, image, examples)
         )
-        detected = _detect_known(model, drawn_objects)
-        candidates = detected if detected is not None else _find_lookalikes(drawn_objects)
-        rows += [row for row in candidates if not drawn_objects.contains(row[0])]
+        candidates = _detect_known(model, drawn_objects) or _find_lookalikes(drawn_objects)
+        others = [row for row in candidates.rows if not drawn_objects.contains(row[0])]
+        found = [row for row in others if row[1] >= candidates.min_confidence]
+        rows += found
+        if not found:
+            best = max((confidence for _, confidence in others), default=None)
+            reasons.append(candidates.explain_none(label, best))
     rows.sort(key=lambda row: -row[1])
     regions, confidence = (
         (tuple(part) for part in zip(*rows[:MAX_SUGGESTIONS], strict=True)) if rows else ((), ())
     )
-    return RegionPrediction(control.name, regions, confidence, size)
+    return RegionPrediction(control.name, regions, confidence, size), reasons
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Objects that may be suggested.
+
+    Attributes:
+        rows: regions and their confidence, also below the minimum.
+        min_confidence: minimum confidence of a suggestion.
+        is_detected: a detector found them; otherwise they look similar to the drawn objects.
+    """
+
+    rows: list[tuple[Region, float]]
+    min_confidence: float
+    is_detected: bool
+
+    def explain_none(self, label: str, best: float | None) -> str:
+        """Return why no object is suggested.
+
+        Args:
+            label: of the drawn objects.
+            best: highest confidence of another object; None if there is none.
+        """
+        what = f"The detector found no other {label}"
+        if not self.is_detected:
+            what = f"Nothing else in the image is similar to the drawn {label}"
+        if best is None:
+            return f"{what}."
+        return (
+            f"{what} with a confidence of at least {format_percent(self.min_confidence)}; the best "
+            f"candidate has {format_percent(best)}."
+        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +224,7 @@ def _object_side(
     return learned_side or configured_side or estimate_side_around(image, points)
 
 
-def _detect_known(model: Model | None, drawn: DrawnObjects) -> list[tuple[Region, float]] | None:
+def _detect_known(model: Model | None, drawn: DrawnObjects) -> Candidates | None:
     """Return the detections of the label; None when they miss the drawn objects."""
     detector = model.detectors.get(drawn.control.name) if model else None
     if detector is None:
@@ -176,14 +234,15 @@ def _detect_known(model: Model | None, drawn: DrawnObjects) -> list[tuple[Region
     label_detections = [
         (region, probability)
         for region, probability in zip(regions, confidence, strict=True)
-        if region.label == drawn.label and probability >= min_confidence
+        if region.label == drawn.label
     ]
-    return (
-        label_detections if any(drawn.contains(region) for region, _ in label_detections) else None
+    includes_drawn = any(
+        drawn.contains(region) for region, value in label_detections if value >= min_confidence
     )
+    return Candidates(label_detections, min_confidence, True) if includes_drawn else None
 
 
-def _find_lookalikes(drawn: DrawnObjects) -> list[tuple[Region, float]]:
+def _find_lookalikes(drawn: DrawnObjects) -> Candidates:
     """Return objects that are visually similar to the drawn ones."""
     from backend.vision.similar_objects import find_similar_boxes, find_similar_points
 
@@ -201,6 +260,5 @@ def _find_lookalikes(drawn: DrawnObjects) -> list[tuple[Region, float]]:
         if points:
             x0 = x1 = (x0 + x1) / 2
             y0 = y1 = (y0 + y1) / 2
-        if probability >= MIN_SIMILAR_CONFIDENCE:
-            rows.append((Region(drawn.label, x0, y0, x1, y1), probability))
-    return rows
+        rows.append((Region(drawn.label, x0, y0, x1, y1), probability))
+    return Candidates(rows, MIN_SIMILAR_CONFIDENCE, False)

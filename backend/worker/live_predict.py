@@ -11,7 +11,12 @@ from backend.errors import ConfigError, ImageError, UsageError
 from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.images import image_sources
 from backend.inference.predict import count_unreadable, infer_tasks
-from backend.inference.smart_tools import drawn_by_control, repeat_drawn_regions, suggest
+from backend.inference.smart_tools import (
+    Suggestions,
+    drawn_by_control,
+    repeat_drawn_regions,
+    suggest,
+)
 from backend.label_studio import Json
 from backend.label_studio.labeling_config import LabelingConfig, read_config
 from backend.label_studio.ml_protocol import SUGGESTION_VERSION, parse_project
@@ -20,6 +25,7 @@ from backend.learning.audit import hash_rank
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
+from backend.store.smart_tool_answer import save_answer
 
 log = logging.getLogger("prelabel")
 
@@ -68,12 +74,17 @@ def _suggest_regions(
 ) -> Json:
     """Return the suggestions of a smart tool; only what was drawn if the image is unreadable."""
     model = session.model(live_version) if live_version else None
-    regions: list[Json] = []
     try:
         drawn_regions = drawn_by_control(context, controls)
-        regions = suggest(model, controls, task, drawn_regions, session.images)
+        suggestions = suggest(model, controls, task, drawn_regions, session.images)
     except ImageError as error:
-        log.warning("project %s: no suggestion for task %s: %s", session.id, task.id, error)
+        suggestions = Suggestions([], f"The image cannot be read: {error}.")
+    if context.get("result"):  # it is empty after a drawn object was deleted
+        if suggestions.empty_reason:
+            message = "project %s: the smart tool suggested nothing for task %s. %s"
+            log.info(message, session.id, task.id, suggestions.empty_reason)
+        save_answer(session.folder, task.id, suggestions.empty_reason)
+    regions = suggestions.regions
     score = max((region["score"] for region in regions), default=0.0)
     return {
         "result": [*repeat_drawn_regions(context, controls), *regions],

@@ -45,6 +45,7 @@ from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import write_json
 from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
 from backend.store.queue_front import QueueFront, StoredLabelError
+from backend.store.smart_tool_answer import save_answer
 from backend.store.versions import VersionStore
 from tests.support.dashboard_client import SERVER, page, served, text
 from tests.support.dashboard_homes import (
@@ -293,6 +294,22 @@ def test_tasks_submitted_without_a_choice_are_listed(tmp_path: Path) -> None:
     assert "14 images were submitted without a choice." in told
     assert "Task 511 and 2 more." in told
     assert f'href="{SERVER}/projects/1/data?task=500"' in html
+
+
+def test_an_empty_answer_of_a_smart_tool_is_explained_until_the_next_one(tmp_path: Path) -> None:
+    folder = tmp_path / "projects" / "1"
+    status = replace(
+        make_full_home(tmp_path),
+        controls=(ControlStatus(name="box", type="RectangleLabels", labels=("a",), smart=True),),
+    )
+    assert "choose the tool with the magic wand" in text(page(tmp_path, status))
+    save_answer(folder, 7, "The detector found no other a.")
+    reason = "At the last use, on task 7, nothing was suggested. The detector found no other a."
+    assert reason in text(page(tmp_path, status))
+    save_answer(folder, 8, "")
+    assert "nothing was suggested" not in text(page(tmp_path, status))
+    plain = replace(status, controls=(replace(status.controls[0], smart=False),))
+    assert "magic wand" not in text(page(tmp_path, plain))
 
 
 def test_an_empty_overview_explains_how_to_connect_a_project() -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from backend.domain import Control, ImageSize, Label, Region
 from backend.inference.model import Model
-from backend.inference.smart_tools import DrawnObjects, _find_similar, drawn_by_control
+from backend.inference.smart_tools import (
+    Candidates,
+    DrawnObjects,
+    _find_similar,
+    drawn_by_control,
+)
 from backend.label_studio import Json
 from backend.vision.detection.network import DetectionNetwork
 from backend.vision.detection.trained_detector import ClassMapping, TrainedDetector
@@ -55,7 +61,8 @@ def test_a_click_off_centre_still_uses_the_trained_network(
     everything = model.detectors["dot"].detect([busy.image], 0.25)[0]
     x, y = busy.objects[0].center
     click = point(x * size.width + 4, y * size.height + 4, busy.image.size)
-    found = _find_similar(model, DOT, busy.image, (click,), size)
+    found, reasons = _find_similar(model, DOT, busy.image, (click,), size)
+    assert reasons == []
     assert len(found.regions) == len(everything) - 1 >= 2
     assert set(found.confidence) < set(map(float, everything.confidence))
 
@@ -72,3 +79,36 @@ def test_a_click_on_the_background_is_not_an_example() -> None:
         len(drawn_by_control({"result": [{**region, "is_positive": True}, region]}, [DOT])["dot"])
         == 2
     )
+
+
+def test_an_answer_without_suggestions_says_why() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    image.paste("red", (40, 40, 80, 80))  # the only object
+    box = Control("box", "image", "image", (Label("a"),), "boxes", smart=True)
+    drawn = (Region("a", 40 / 320, 40 / 240, 80 / 320, 80 / 240),)
+    found, (reason,) = _find_similar(None, box, image, drawn, ImageSize(320, 240))
+    assert found.regions == ()
+    assert reason.startswith("Nothing else in the image is similar to the drawn a")
+
+
+@pytest.mark.parametrize(
+    ("is_detected", "best", "reason"),
+    [
+        (
+            *(True, 0.37),
+            "The detector found no other a with a confidence of at least 50%; the best candidate "
+            "has 37%.",
+        ),
+        (
+            *(False, 0.37),
+            "Nothing else in the image is similar to the drawn a with a confidence of at least "
+            "50%; the best candidate has 37%.",
+        ),
+        (True, None, "The detector found no other a."),
+    ],
+)
+def test_the_reason_names_the_threshold_and_the_best_candidate(
+    is_detected: bool, best: float | None, reason: str
+) -> None:
+    assert Candidates([], 0.5, is_detected).explain_none("a", best) == reason
