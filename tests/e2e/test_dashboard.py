@@ -399,6 +399,17 @@ RECORD_NOTIFICATIONS = """
 """
 
 
+GIVE_IMAGE = """
+    ([way, bytes]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "photo.png", { type: "image/png" }));
+        const options = { bubbles: true, dataTransfer: data, clipboardData: data };
+        const kind = way === "drop" ? DragEvent : ClipboardEvent;
+        document.getElementById("try").dispatchEvent(new kind(way, options));
+    }
+"""
+
+
 def test_a_wrong_audit_image_is_shown_and_its_label_is_fixed_in_place(
     garden: Garden, page: Page, shots: Path
 ) -> None:
@@ -449,6 +460,11 @@ def test_a_wrong_audit_image_is_shown_and_its_label_is_fixed_in_place(
     page.set_input_files("#try input[type=file]", files=[make_upload(truth)])
     expect(page.locator("#try .answers li").first).to_contain_text(f"{truth} ")
     expect(page.locator("#try canvas")).to_be_visible()
+    for way in ("drop", "paste"):
+        page.evaluate(GIVE_IMAGE, [way, list(make_png(wrong, 5))])
+        expect(page.locator("#try .answers li").first).to_contain_text(f"{wrong} ")
+        page.evaluate(GIVE_IMAGE, [way, list(make_png(truth, 5))])
+        expect(page.locator("#try .answers li").first).to_contain_text(f"{truth} ")
     page.get_by_role("button", name="Show both on the audit images").click()
     expect(page.locator("#difference")).to_contain_text("audit images")
     save_screenshot(page, shots, "dashboard-comparison")
@@ -478,6 +494,10 @@ def test_the_page_of_the_endpoint_predicts_with_the_key_that_a_visitor_types(
         address = f"{endpoint.url}/v1/functions/{garden.project}/invoke"
         expect(page.locator("#code-curl")).to_contain_text(address)
         assert key not in page.locator("#code-curl").inner_text()
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=endpoint.url)
+        page.get_by_role("button", name="Copy").first.click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        assert address in page.evaluate("navigator.clipboard.readText()")
         assert complaints == []
         save_screenshot(page, shots, "endpoint")
         page.reload()
