@@ -24,6 +24,7 @@ from backend.store.audit_predictions import (
     differ_predictions,
     is_all_correct,
     load_audit_predictions,
+    with_labels_of,
 )
 from backend.store.label_examples import LabelExamples
 from backend.store.queue_front import QueueFront
@@ -79,6 +80,8 @@ class AuditReader:
     def compare(self, first: str, second: str) -> ComparisonPage:
         """Compare two versions on the audit images that both were evaluated on.
 
+        Both are judged by the choices that the newer one was evaluated with.
+
         Args:
             first: name of a version; the live one or the newest for an unknown name.
             second: name of another version; the newest other one for an unknown name.
@@ -89,10 +92,11 @@ class AuditReader:
         if second not in names:
             second = next((name for name in names if name != first), first)
         before, after = (self.predictions(name).tasks for name in (first, second))
+        newest = self.predictions(next((n for n in names if n in (first, second)), "")).tasks
         rows = [
             ComparedImage(
-                self.row(task, before[task]),
-                self.row(task, after[task]),
+                self.row(task, with_labels_of(before[task], newest[task])),
+                self.row(task, with_labels_of(after[task], newest[task])),
                 differ_predictions(before[task], after[task]),
             )
             for task in before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.domain import RegionOutcome
@@ -77,6 +77,19 @@ class AuditPredictions:
 def is_all_correct(answers: Mapping[str, AuditAnswer]) -> bool:
     """Return whether the predictions of all controls of an image are correct."""
     return all(answer.is_correct for answer in answers.values())
+
+
+def with_labels_of(
+    answers: Mapping[str, AuditAnswer], other: Mapping[str, AuditAnswer]
+) -> dict[str, AuditAnswer]:
+    """Return the predictions of one version with the annotated choices of another evaluation.
+
+    Regions keep their annotation, because they were matched with it.
+    """
+    return {
+        control: replace(answer, given=other[control].given) if control in other else answer
+        for control, answer in answers.items()
+    }
 
 
 def differ_predictions(first: Mapping[str, AuditAnswer], second: Mapping[str, AuditAnswer]) -> bool:

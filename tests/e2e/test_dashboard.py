@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Page, expect
 
 from backend.cli.main import main
 from backend.label_studio.client import LabelStudioClient
@@ -25,16 +25,20 @@ from backend.label_studio.tabs import (
     ProjectTabs,
 )
 from backend.learning.audit import is_audit
+from backend.store.api_keys import ApiKeyStore
+from backend.store.queue_front import QueueFront, StoredLabelError, StoredLabelErrors
 from backend.store.versions import VersionStore
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import SHAPE_LABELS, DrawnObject, make_drawing
 from tests.support.harness import (
     BackendServer,
+    EndpointServer,
     Json,
     LabelStudioUser,
     MakeBackend,
     make_data_uri,
+    make_png,
     wait_until,
 )
 
@@ -133,7 +137,7 @@ def test_the_front_of_the_queue_is_what_label_studio_serves_next_with_its_image(
     expect(page.locator(".gallery a").first).to_have_text(f"Task {served}")
     images = page.locator(".gallery img")
     assert images.count() == 12
-    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert images.evaluate_all("all => all.every(i => i.complete && i.naturalWidth > 0)")
     assert garden.lab.http.headers["Authorization"].split()[1] not in page.content()
 
 
@@ -399,6 +403,124 @@ def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
     save_screenshot(page, shots, "dashboard-promoted")
 
 
+RECORD_NOTIFICATIONS = """
+    window.Notification = new Proxy(window.Notification, {
+        construct(target, given) {
+            localStorage.setItem("shown", JSON.stringify(given));
+            return Reflect.construct(target, given);
+        },
+    });
+"""
+
+
+GIVE_IMAGE = """
+    ([way, bytes]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "photo.png", { type: "image/png" }));
+        const options = { bubbles: true, dataTransfer: data, clipboardData: data };
+        const kind = way === "drop" ? DragEvent : ClipboardEvent;
+        document.getElementById("try").dispatchEvent(new kind(way, options));
+    }
+"""
+
+
+def test_a_wrong_audit_image_is_shown_and_its_label_is_fixed_in_place(
+    garden: Garden, page: Page, shots: Path
+) -> None:
+    lab, project = garden.lab, garden.project
+    identity = lab.audit_identity(project)
+    rows = [row for row in lab.list_tasks(project) if row["is_labeled"]]
+    task = next(row["id"] for row in rows if is_audit(identity, row["id"]))
+    truth = lab.true_labels[task]
+    wrong = {"red": "blue", "blue": "red"}[truth]
+    (annotation,) = lab.request("GET", f"/api/tasks/{task}/annotations/")
+    body = {"result": [lab.make_choice_region([wrong])]}
+    lab.request("PATCH", f"/api/annotations/{annotation['id']}/", json=body)
+    before = str(garden.versions.live())
+    page.context.grant_permissions(["notifications"], origin=garden.backend.url)
+    page.add_init_script(RECORD_NOTIFICATIONS)
+    page.goto(garden.url)
+    page.get_by_role("button", name="Notify me when a version goes live").click()
+    expect(page.get_by_role("button", name="Stop notifications")).to_be_visible()
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#version")).not_to_have_text(before)  # nobody reloads the page
+    title, shown = page.evaluate("JSON.parse(localStorage.getItem('shown'))")
+    live = str(garden.versions.live())
+    assert (title, shown["body"]) == ("Reds & <b>blues</b>", f"Version {live} is live.")
+
+    suspect = StoredLabelError(task, wrong, truth, 0.1, "wrong label", "colour")
+    folder = garden.backend.home / "projects" / str(project)
+    QueueFront(folder).save_label_errors(StoredLabelErrors(live, (suspect,)))
+    page.reload()
+    page.get_by_role("button", name=f"Change to {truth}: task {task}").click()
+    expect(page.locator(".notice")).to_contain_text("The label is changed in Label Studio")
+    expect(page.get_by_role("button", name="Label is right")).to_have_count(0)
+    (annotation,) = lab.request("GET", f"/api/tasks/{task}/annotations/")
+    assert [item["value"] for item in annotation["result"]] == [{"choices": [truth]}]
+
+    accuracy = page.get_by_role("region", name="Accuracy")
+    expect(accuracy.get_by_role("heading", name="Wrong on 1 of")).to_be_visible()
+    shot = accuracy.get_by_role("link", name=f"Task {task}", exact=True)
+    assert str(shot.get_attribute("href")).endswith(f"/projects/{project}/data?task={task}")
+    assert shot.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
+    expect(accuracy).to_contain_text(f"labeled {wrong}, predicted {truth}")
+    page.get_by_role("link", name=f"1 of {wrong} predicted as {truth}", exact=True).click()
+    expect(page.locator(".shots a")).to_have_attribute("href", re.compile(f"task={task}$"))
+    save_screenshot(page, shots, "dashboard-pair")
+    page.go_back()
+
+    page.get_by_text("Examples of each label").click()
+    save_screenshot(page, shots, "dashboard-wrong")
+    page.set_input_files("#try input[type=file]", files=[make_upload(truth)])
+    expect(page.locator("#try .answers li").first).to_contain_text(f"{truth} ")
+    expect(page.locator("#try canvas")).to_be_visible()
+    for way in ("drop", "paste"):
+        page.evaluate(GIVE_IMAGE, [way, list(make_png(wrong, 5))])
+        expect(page.locator("#try .answers li").first).to_contain_text(f"{wrong} ")
+        page.evaluate(GIVE_IMAGE, [way, list(make_png(truth, 5))])
+        expect(page.locator("#try .answers li").first).to_contain_text(f"{truth} ")
+    page.get_by_role("button", name="Show both on the audit images").click()
+    expect(page.locator("#difference")).to_contain_text("audit images")
+    save_screenshot(page, shots, "dashboard-comparison")
+
+
+def make_upload(colour: str) -> FilePayload:
+    """Return an image as a person chooses it."""
+    return {"name": "photo.png", "mimeType": "image/png", "buffer": make_png(colour, 5)}
+
+
+def test_the_page_of_the_endpoint_predicts_with_the_key_that_a_visitor_types(
+    garden: Garden, page: Page, shots: Path
+) -> None:
+    _, key = ApiKeyStore(garden.backend.home).create("visitor")
+    endpoint = EndpointServer(garden.backend.home, {"PRELABEL_ENCODER": "builtin"})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    try:
+        page.goto(endpoint.url)
+        page.get_by_label("API key").fill(key)
+        page.get_by_label("API key").blur()
+        expect(page.get_by_label("Function")).to_have_value(str(garden.project))
+        expect(page.get_by_label("Function")).to_contain_text("Reds & <b>blues</b>")
+        page.set_input_files("input[type=file]", files=[make_upload("red")])
+        expect(page.locator(".answers li").first).to_contain_text("red ")
+        page.get_by_text("curl", exact=True).click()
+        address = f"{endpoint.url}/v1/functions/{garden.project}/invoke"
+        expect(page.locator("#code-curl")).to_contain_text(address)
+        assert key not in page.locator("#code-curl").inner_text()
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=endpoint.url)
+        page.get_by_role("button", name="Copy").first.click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        assert address in page.evaluate("navigator.clipboard.readText()")
+        assert complaints == []
+        save_screenshot(page, shots, "endpoint")
+        page.reload()
+        assert page.get_by_label("API key").input_value() == ""
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+    finally:
+        endpoint.stop()
+
+
 def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_cancelled(
     lab: LabelStudioUser,
     make_backend: MakeBackend,
@@ -513,7 +635,13 @@ def test_a_phone_never_scrolls_sideways_in_light_and_dark(
     page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
-    for path, name in (("/", "overview"), (f"/projects/{garden.project}", "project")):
+    project = f"/projects/{garden.project}"
+    for path, name in (
+        ("/", "overview"),
+        (f"{project}/audit", "audit"),
+        (f"{project}/compare", "comparison"),
+        (project, "project"),
+    ):
         page.goto(garden.backend.url + path)
         assert horizontal_overflow(page) <= 0, path
         save_screenshot(page, shots, f"phone-{scheme}-{name}")
@@ -538,6 +666,9 @@ def test_the_page_works_without_javascript_and_with_the_keyboard(
     page.keyboard.press("Enter")
     expect(page.locator(".notice")).to_contain_text("A round was requested")
     assert page.url.endswith(f"/projects/{garden.project}?done=train")
+    page.set_input_files("#try input[type=file]", files=[make_upload("blue")])
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("main li").first).to_contain_text("blue ")
     context.close()
 
 

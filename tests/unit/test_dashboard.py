@@ -43,6 +43,7 @@ from backend.store.audit_predictions import (
 from backend.store.captures import CaptureStore
 from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import write_json
+from backend.store.label_examples import LabelExample, LabelExamples, save_label_examples
 from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
 from backend.store.queue_front import QueueFront, StoredLabelError
 from backend.store.smart_tool_answer import save_answer
@@ -193,6 +194,12 @@ def test_two_versions_are_compared_on_the_same_images(tmp_path: Path) -> None:
     assert linked[:3] == ["104", "105", "106"], "those that differ come first"
     assert len(linked) == 20
     assert f"<option selected>{old}</option>" in html
+    changed = dict(make_answers(1).tasks)
+    for task in (104, 105, 106):  # a label of then, which was corrected since
+        (predicted,) = changed[task]["plant"].predicted
+        changed[task] = {"plant": AuditAnswer((predicted,), (predicted,))}
+    save_audit_predictions(AuditPredictions(changed), versions.path(old))
+    assert told == text(comparison(tmp_path, shown, old, live)), "the newer labels count"
     same = text(comparison(tmp_path, shown, live, live))
     assert f"{live} and {live} predict the same on all 20 audit images." in same
     unknown = text(comparison(tmp_path, shown, HOSTILE, "../.."))
@@ -343,7 +350,28 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     )
     suspect = {"task": 1, "control": "x", "given": HOSTILE, "suggested": HOSTILE}
     write_json(folder / "suspects.json", {"suspects": [suspect | {"quality": 0, "why": HOSTILE}]})
+    example = LabelExample(1, ((0.1, 0.1, 0.2, 0.2),))
+    save_label_examples(LabelExamples({HOSTILE: {HOSTILE: (example,)}}), folder)
+    older = VersionStore(folder).names()[1]
+    pages = [
+        comparison(tmp_path, shown, hostile.version, older),
+        audit_page(tmp_path, shown, AuditPairs()),
+        PageRenderer(10).try_answer(
+            DashboardReader(tmp_path, SERVER).summary(shown),
+            {
+                "version": HOSTILE,
+                "controls": {
+                    HOSTILE: {"labelConfidences": [{"labelName": HOSTILE, "confidence": 1}]}
+                },
+            },
+        ),
+    ]
+    for other in pages:
+        assert "<script>alert" not in other
+        assert "<img src=x" not in other
+        assert other.count("{{ 7 * 7 }}") >= 2
     html = page(tmp_path, shown, HOSTILE)
+    assert '<details class="examples">' in html
     assert "<script>alert" not in html
     assert "<img src=x" not in html
     assert "javascript:" not in html
