@@ -33,8 +33,11 @@ class ApiSession:
     """
 
     def __init__(self, server: str, token: str, timeout: float = CALL_TIMEOUT_SECONDS) -> None:
-        from label_studio_sdk.client import LabelStudio
+        import httpx
+
+        # label_studio_sdk.client imports pandas and the clients of three clouds: 3 s, 150 MB
         from label_studio_sdk.core.api_error import ApiError
+        from label_studio_sdk.core.client_wrapper import SyncClientWrapper
 
         self.server = server.rstrip("/")
         if not token:
@@ -43,11 +46,15 @@ class ApiSession:
                 "run `prelabel login`, or set LABEL_STUDIO_API_KEY."
             )
         try:
-            sdk = LabelStudio(base_url=self.server, api_key=token, timeout=timeout)
+            self._wrapper = SyncClientWrapper(
+                base_url=self.server,
+                api_key=token,
+                timeout=timeout,
+                httpx_client=httpx.Client(timeout=timeout, follow_redirects=True),
+            )
         except ApiError as error:
             status = error.status_code or 401
             raise api_error(self.server, "the token", status, error.body) from error
-        self._wrapper = sdk._client_wrapper
 
     def auth_headers(self) -> dict[str, str]:
         """Return the authorization header; send it to this server only."""
