@@ -90,6 +90,7 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+            await _close_pipes(process)
 
     async def _ensure_started(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
@@ -122,6 +123,15 @@ class WorkerProcess:
             elif header["id"] == job_id:
                 return header, body
         raise _worker_died()
+
+
+async def _close_pipes(process: asyncio.subprocess.Process) -> None:
+    """Wait until asyncio noticed the closed pipes, which it complains about after the loop."""
+    assert process.stdin is not None  # noqa: S101 - it was opened with a pipe
+    process.stdin.close()
+    with contextlib.suppress(OSError):  # it was closed by the process
+        await process.stdin.wait_closed()
+    await asyncio.sleep(0)  # the end of its output arrived in the same iteration
 
 
 @dataclass(frozen=True)

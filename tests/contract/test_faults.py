@@ -113,8 +113,8 @@ def test_a_killed_backend_loses_nothing(
         submit(tasks[number])
         backend.http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": project}})
         with contextlib.suppress(AssertionError):
-            wait_until(state, lambda state=state: state_of(backend, project) == state, 20)  # type: ignore[misc]
-        time.sleep(random.uniform(0, 0.8))
+            wait_until(state, lambda state=state: state_of(backend, project) == state, 60)  # type: ignore[misc]
+        time.sleep(random.uniform(0, 0.2 if state == "pushing" else 0.8))
         points.append(state_of(backend, project))
         print(f"{kind}, kill {len(points)}: {points[-1]}", flush=True)
         workers = psutil.Process(backend.pid).children(recursive=True)
