@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import socket
 import stat
@@ -15,6 +16,7 @@ import pytest
 from backend.cli import label_studio_starter
 from backend.cli.label_studio_starter import LabelStudioStarter
 from backend.cli.main import main
+from backend.cli.terminal import TerminalPrompter
 from backend.errors import PrelabelError, StoreError, UsageError
 from backend.label_studio import local_server
 from backend.label_studio.local_server import find_free_port
@@ -131,6 +133,20 @@ def test_in_a_script_nothing_is_started_unless_the_option_asks_for_it(tmp_path: 
     assert not starter.ensure_running(may_ask=True).api_key
     assert not starter.is_started
     assert starter.sign_in_link(server) == server
+
+
+def test_a_person_is_asked_before_one_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = f"http://127.0.0.1:{find_free_port()}"
+    monkeypatch.setattr(TerminalPrompter, "is_interactive", True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    starter = starter_of(tmp_path, label_studio_url=server)
+    starter.ensure_running(may_ask=True)
+    assert f"No Label Studio runs at {server}. Start one here" in capsys.readouterr().err
+    assert not starter.is_started
+    starter.ensure_running(may_ask=False)  # `serve` does not ask
+    assert capsys.readouterr().err == ""
 
 
 def test_one_that_was_started_before_is_not_started_against_the_option(tmp_path: Path) -> None:
