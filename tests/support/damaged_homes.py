@@ -18,8 +18,16 @@ from backend.records import AutoAcceptSection, ControlStatus, RoundOutcome, Sett
 from backend.runtime.connection import parse_created_at
 from backend.store.acceptance import AcceptanceState, AcceptanceStore, AcceptedAnswer, Suspension
 from backend.store.api_keys import ApiKeyStore
+from backend.store.audit_predictions import (
+    AuditAnswer,
+    AuditPredictions,
+    AuditRegion,
+    save_audit_predictions,
+)
 from backend.store.captures import Capture, CaptureStore
+from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.drift_reference import save_reference
+from backend.store.label_examples import LabelExample, LabelExamples, save_label_examples
 from backend.store.label_tab import save_labeling_path
 from backend.store.projects import ProjectStore, save_outcome
 from backend.store.queue_front import (
@@ -76,10 +84,12 @@ def make_complete_home(home: Path) -> str:
 
 def _write_versions(versions: VersionStore) -> None:
     model, reference = _colour_model()
+    answer = AuditAnswer(("dead",), ("healthy",), (AuditRegion("missed", "leaf", 0, 0, 1, 1),))
 
     def fill(folder: Path) -> None:
         save_model(model, folder)
         save_reference(reference, folder)
+        save_audit_predictions(AuditPredictions({5: {"plant": answer}}), folder)
 
     for number, name in enumerate(VERSIONS):
         card = make_card(number, 20 + 40 * number, accepting=AutoAcceptSection(0.05, 0.8, "ok"))
@@ -98,6 +108,9 @@ def _write_round_files(folder: Path) -> None:
     front.save_thumbnail("40", make_jpeg(40))
     suspect = StoredLabelError(7, "healthy", "dead", 0.08, "wrong label", "plant")
     front.save_label_errors(StoredLabelErrors(LIVE, (suspect,)))
+    ConfirmedLabels(folder).add(suspect)
+    example = LabelExample(5, ((0.1, 0.1, 0.2, 0.2),))
+    save_label_examples(LabelExamples({"plant": {"dead": (example,)}}), folder)
     control = ControlStatus(name="plant", type="Choices", labels=("healthy", "dead"))
     save_outcome(folder, RoundOutcome(title="Greenhouse", tasks=60, labels=20, controls=(control,)))
     given = {5: AcceptedAnswer(LIVE, {"plant": ["dead"]}, to_people=True, era=0)}

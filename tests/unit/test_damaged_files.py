@@ -39,6 +39,7 @@ from backend.settings import Settings
 from backend.store import record_files
 from backend.store.acceptance import AcceptanceStore
 from backend.store.api_keys import ApiKeyStore
+from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.drift_reference import load_reference
 from backend.store.label_tab import read_labeling_path
 from backend.store.projects import ProjectStore, read_outcome
@@ -226,6 +227,8 @@ def check_reading(home: Path, key: str) -> str:
     reader = DashboardReader(home, SERVER)
     RENDERER.cards([reader.summary(status)])
     page = RENDERER.render_project(reader.page(status), "")
+    RENDERER.comparison(reader.summary(status), reader.comparison(reader.summary(status), "", ""))
+    ConfirmedLabels(home / "projects" / "1").without_confirmed([])
     if VersionStore(home / "projects" / "1").live() not in (LIVE, None):
         assert "damaged" in page or "missing" in page
     return page
@@ -278,7 +281,9 @@ SERVER_FILES = {
     "the card of the live version": [f"versions/{LIVE}/card.json"],
     "everything else": [
         "summary.json", "queue.json", "suspects.json", "unsure.json", "label_times.json",
-        "label_times.json.backup", "label_tab.json", "labeled_from_queue.json",
+        "label_times.json.backup", "label_tab.json", "label_examples.json",
+        "confirmed_labels.json", "confirmed_labels.json.backup",
+        f"versions/{LIVE}/audit_predictions.json", "labeled_from_queue.json",
         "labeled_from_queue.json.backup", "acceptance.json", "acceptance.json.backup",
         "history.jsonl", "token", "captures/req-0.json", "returned/req-1.json",
         f"versions/{VERSIONS[0]}/card.json", "../../webhook_secret", "../../starts/0f.json",
