@@ -19,8 +19,8 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.callbacks import ProgressCallback
+from backend.card_records import ComputeCost
 from backend.errors import PrelabelError, RoundError, UsageError
-from backend.records import ComputeCost
 from backend.runtime.compute import LocalCompute
 from backend.runtime.periodic import log_errors, throttle
 from backend.settings import COMPUTE_MODAL, Settings

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.card_records import ControlCard
 from backend.cli import projects as known
 from backend.cli.arguments import DEFAULT_BACKEND_URL, add_project_argument, add_served_option
 from backend.cli.command import Command
@@ -23,7 +24,7 @@ from backend.estimate import (
     format_percent,
 )
 from backend.json_records import JsonObject, from_json, to_json
-from backend.records import ControlCard, PredictionProgress, ProjectStatus, RoundStatus
+from backend.records import PredictionProgress, ProjectStatus, RoundStatus
 from backend.store.acceptance import AcceptanceStore
 from backend.store.problems import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome

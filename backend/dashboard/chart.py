@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backend.card_records import Outlook
 from backend.dashboard.values import VersionRow
 from backend.estimate import IntervalEstimate, format_interval, format_percent
-from backend.records import Outlook
 
 CHART_WIDTH, CHART_HEIGHT = 460, 270
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 56, 14, 14, 48

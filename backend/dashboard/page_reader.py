@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from backend.card_records import ControlCard, Outlook
 from backend.dashboard import wording
 from backend.dashboard.audit_reader import AuditReader
 from backend.dashboard.audit_values import AuditPage, AuditPairs, ComparisonPage, ExampleRow
@@ -28,7 +29,7 @@ from backend.dashboard.values import (
 )
 from backend.errors import NotFoundError, StoreError
 from backend.estimate import IntervalEstimate
-from backend.records import ControlCard, ControlStatus, Outlook, ProjectStatus
+from backend.records import ControlStatus, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import read_json
 from backend.store.label_answers import read_label_answers

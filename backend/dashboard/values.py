@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from backend.card_records import Outlook, PromotionEvent
 from backend.dashboard.audit_values import ExampleRow, WrongImages
 from backend.estimate import IntervalEstimate
-from backend.records import Outlook, ProjectStatus, PromotionEvent, RemovedLabel
+from backend.records import ProjectStatus, RemovedLabel
 from backend.store.smart_tool_answer import SUGGESTED, EmptyAnswer
 from backend.store.versions import VersionCard
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 
+from backend.card_records import SplitSizes
 from backend.estimate import format_headline
 from backend.loop.observe import Observation
-from backend.records import SplitSizes
 from backend.store.versions import VersionCard
 
 RECORDED_PACKAGES = (

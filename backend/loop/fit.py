@@ -13,6 +13,7 @@ from PIL import Image
 
 from backend.arrays import Floats, Indices
 from backend.callbacks import StateCallback, time_left
+from backend.card_records import ComputeCost
 from backend.domain import Control, ImageSize
 from backend.errors import ImageError, LongRoundError, RoundError
 from backend.inference.detections import RegionSample
@@ -20,7 +21,6 @@ from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
 from backend.loop.observe import Observation, label_table
-from backend.records import ComputeCost
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard
 from backend.training.detector import DetectorTrainingJob

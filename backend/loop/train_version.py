@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.callbacks import StateCallback
+from backend.card_records import ModelSource, Promotion
 from backend.errors import OverBudgetError
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.images import image_sources
@@ -19,7 +20,6 @@ from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.evaluate.past_versions import LOOP_ACTOR
 from backend.loop.fit import RECIPE_VERSION, ModelTrainer
 from backend.loop.observe import Observation, count_changes, label_table
-from backend.records import ModelSource, Promotion
 from backend.runtime.project_session import ProjectSession
 from backend.store.audit_predictions import save_audit_predictions
 from backend.store.drift_reference import save_reference

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from backend.records import ComputeCost
+from backend.card_records import ComputeCost
 
 if TYPE_CHECKING:
     from backend.training.detector import DetectorTrainingJob

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.card_records import AutoAcceptSection, AutoAcceptStatus
 from backend.errors import DamagedFileError
 from backend.json_records import JsonObject, json_field, unknown_keys
-from backend.records import AutoAcceptSection, AutoAcceptStatus
 from backend.store.record_files import log_once, read_backed_up, write_backed_up
 
 ACCEPTANCE_FILE = "acceptance.json"

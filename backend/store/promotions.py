@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from backend.card_records import PromotionEvent
 from backend.errors import DamagedFileError
 from backend.json_records import from_json, to_json
-from backend.records import PromotionEvent
 from backend.store.files import append_line, disk_errors, read_json
 from backend.store.record_files import ReadJson, read_record, set_aside, write_record
 

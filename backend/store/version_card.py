@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backend.estimate import IntervalEstimate
-from backend.json_records import json_field
-from backend.records import (
+from backend.card_records import (
     AutoAcceptSection,
     ComputeCost,
     ControlCard,
     ModelSource,
     Outlook,
-    ProjectStatus,
     Promotion,
     SplitSizes,
 )
+from backend.estimate import IntervalEstimate
+from backend.json_records import json_field
+from backend.records import ProjectStatus
 
 LabelSnapshot = Mapping[str, Mapping[str, list[Any]]]
 """Task → control → sorted label names, or sorted rows ``[label, x0, y0, x1, y1]``."""

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from backend.card_records import PromotionEvent
 from backend.errors import DamagedFileError, NotFoundError, StoreError
-from backend.records import PromotionEvent
 from backend.store.files import (
     FileSignature,
     exclusive_lock,

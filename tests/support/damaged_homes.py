@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from backend.card_records import AutoAcceptSection
 from backend.endpoint.alerts import Alert
 from backend.inference.model import save_model
 from backend.onboarding.backend_connection import PendingConnections
 from backend.onboarding.folder_project import StartedFolder, StoredLabelChoice
-from backend.records import AutoAcceptSection, ControlStatus, RoundOutcome, SettingsReset
+from backend.records import ControlStatus, RoundOutcome, SettingsReset
 from backend.runtime.connection import parse_created_at
 from backend.store.acceptance import AcceptanceState, AcceptanceStore, AcceptedAnswer, Suspension
 from backend.store.api_keys import ApiKeyStore

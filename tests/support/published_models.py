@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from backend.card_records import ControlCard, ModelSource, SplitSizes
 from backend.domain import Control, Label
 from backend.estimate import IntervalEstimate
 from backend.inference.model import Model, save_model
-from backend.records import ControlCard, ModelSource, SplitSizes
 from backend.store.drift_reference import DriftReference, save_reference
 from backend.store.projects import ProjectStore
 from backend.store.versions import VersionCard, VersionStore, content_hash

@@ -20,8 +20,8 @@ PACKAGES = ("backend", "serverless", "demo")
 SHARED_ROOMS = frozenset(
     f"backend/{name}"
     for name in (
-        *("arrays", "callbacks", "domain", "errors", "estimate", "json_records", "records"),
-        "server_url",
+        *("arrays", "callbacks", "card_records", "domain", "errors", "estimate"),
+        *("json_records", "records", "server_url"),
     )
 )
 """Files that every room may import; they import nothing but each other."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from backend.card_records import AutoAcceptSection, AutoAcceptStatus, ModelSource, SplitSizes
 from backend.domain import (
     ChoicePrediction,
     Control,
@@ -37,7 +38,6 @@ from backend.learning.auto_accept import is_held_for_review
 from backend.learning.thresholds import UNREACHABLE_THRESHOLD
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.publish import auto_accept
-from backend.records import AutoAcceptSection, AutoAcceptStatus, ModelSource, SplitSizes
 from backend.store.acceptance import AcceptanceState, AcceptanceStore
 from backend.store.image_copies import ImageCopies
 from backend.store.versions import VersionCard

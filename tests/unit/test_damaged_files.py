@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.card_records import AutoAcceptSection
 from backend.cli.main import main
 from backend.dashboard.page_reader import DashboardReader
 from backend.dashboard.rendering import PageRenderer
@@ -30,7 +31,6 @@ from backend.loop.publish.queue_settings import recent_reset
 from backend.loop.repair import repair_files
 from backend.onboarding.backend_connection import PendingConnections
 from backend.onboarding.folder_project import StartedFolder
-from backend.records import AutoAcceptSection
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.scheduler.service import Service

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from backend.card_records import ControlCard, CurvePrediction, Outlook
 from backend.dashboard.audit_values import AuditPairs
 from backend.dashboard.chart import build_chart
 from backend.dashboard.page_reader import DashboardReader, JsonFileCache
@@ -23,15 +24,7 @@ from backend.label_studio.choice_edit import suggested_edit
 from backend.learning.coverage import build_coverage
 from backend.loop.publish.queue_order import QueueOrder
 from backend.loop.publish.thumbnails import select_examples
-from backend.records import (
-    ControlCard,
-    ControlStatus,
-    CurvePrediction,
-    HeldVersion,
-    Outlook,
-    ProjectStatus,
-    RoundStatus,
-)
+from backend.records import ControlStatus, HeldVersion, ProjectStatus, RoundStatus
 from backend.server.cross_origin import explain_form_refusal
 from backend.store.audit_predictions import (
     AuditAnswer,

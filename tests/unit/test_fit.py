@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.card_records import ControlCard, ModelSource
 from backend.domain import Region, Task
 from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
@@ -17,7 +18,6 @@ from backend.loop.card import Stopwatch
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation, ProjectFingerprint, label_table
 from backend.loop.train_version import VersionTrainer
-from backend.records import ControlCard, ModelSource
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.card_records import ModelSource
 from backend.domain import Control, ControlKind, Label, Region, Regions, Task
 from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
@@ -19,7 +20,6 @@ from backend.loop.evaluate import metrics
 from backend.loop.evaluate.gate import QualityGate
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation, ProjectFingerprint, label_table
-from backend.records import ModelSource
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings

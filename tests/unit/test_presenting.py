@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from backend.card_records import AutoAcceptSection, ModelSource
 from backend.domain import Control, Label, Task
 from backend.inference.model import save_model
 from backend.label_studio.client import MACHINE_USER
@@ -23,7 +24,6 @@ from backend.learning.audit import is_audit
 from backend.learning.auto_accept import is_held_for_review
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.publish.publish import Publisher
-from backend.records import AutoAcceptSection, ModelSource
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings

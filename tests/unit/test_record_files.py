@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from backend.card_records import AutoAcceptSection
 from backend.errors import DamagedFileError, StoreError
 from backend.json_records import JsonObject, json_field, unknown_keys, value_from_json
-from backend.records import AutoAcceptSection
 from backend.store import files, record_files
 from backend.store.acceptance import AcceptanceState, AcceptanceStore, Suspension
 from backend.store.api_keys import ApiKeyStore

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from backend.card_records import ControlCard, PromotionEvent
 from backend.json_records import from_json, to_json
-from backend.records import ControlCard, ProjectStatus, PromotionEvent, RoundOutcome
+from backend.records import ProjectStatus, RoundOutcome
 from backend.store.versions import VersionCard
 from tests.support.dashboard_homes import UNKNOWN_FIGURE, make_card_json
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from backend.card_records import ComputeCost
 from backend.errors import OverBudgetError
-from backend.records import ComputeCost
 from backend.store.usage import UsageCounters, month_key
 from serverless.monthly_budget import (
     UNKNOWN_DEVICE_DOLLARS_PER_HOUR,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from backend.card_records import SINGLE_LABEL_NOTE
 from backend.cli.main import main
 from backend.dashboard.page_reader import DashboardReader
 from backend.json_records import to_json
 from backend.label_studio.local_server import find_free_port
-from backend.records import SINGLE_LABEL_NOTE
 from backend.settings import read_settings
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import write_json

@@ -10,9 +10,9 @@ from threading import Event, Thread
 
 import pytest
 
+from backend.card_records import ModelSource, Promotion, SplitSizes
 from backend.errors import NotFoundError, StoreError
 from backend.estimate import IntervalEstimate
-from backend.records import ModelSource, Promotion, SplitSizes
 from backend.store import files, wake
 from backend.store.image_copies import ImageCopies
 from backend.store.projects import ProjectStore

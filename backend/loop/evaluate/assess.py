@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from backend.card_records import AutoAcceptSection, ControlCard, CurvePrediction, LabelNeed, Outlook
 from backend.domain import Control
 from backend.estimate import MIN_FIGURE_IMAGES, IntervalEstimate
 from backend.inference.model import Model, chosen_labels, predict_choice
@@ -21,7 +22,6 @@ from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
-from backend.records import AutoAcceptSection, ControlCard, CurvePrediction, LabelNeed, Outlook
 from backend.runtime.project_session import ProjectSession
 from backend.settings import Settings
 from backend.store.acceptance import AcceptanceStore

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.card_records import LINEAR_HEAD_KIND
 from backend.domain import ChoicePrediction, Control, ImageSize, LabelSet, Region, RegionOutcome
 from backend.estimate import IntervalEstimate
 from backend.inference.confidence import choice_confidence, detection_confidence
@@ -30,7 +31,6 @@ from backend.learning.detection_metrics import (
 )
 from backend.learning.intervals import proportion_estimate
 from backend.learning.thresholds import precision_threshold
-from backend.records import LINEAR_HEAD_KIND
 from backend.store.audit_predictions import AuditAnswer, AuditRegion
 from backend.training.head import ChoiceExamples
 from backend.vision.detection.trained_detector import Detector, TrainedDetector

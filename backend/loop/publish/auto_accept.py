@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from backend.card_records import AutoAcceptSection
 from backend.domain import Control, Prediction, Region, Regions, Task
 from backend.inference.model import Model
 from backend.label_studio.task_results import full_result
@@ -23,7 +24,6 @@ from backend.learning.detection_metrics import DetectionSample, count_matches
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.observe import RANDOM_CAPTURE, Observation, region_rows
-from backend.records import AutoAcceptSection
 from backend.runtime.connection import Connection
 from backend.store.acceptance import AcceptanceState, AcceptedAnswer, Suspension
 from backend.store.versions import VersionCard

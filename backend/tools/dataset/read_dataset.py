@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from backend.card_records import TAG_BY_KIND
 from backend.domain import Control, ImageSize, Task
 from backend.label_studio import Json
 from backend.label_studio.json_values import read_field
@@ -13,7 +14,6 @@ from backend.label_studio.labeling_config import LabelingConfig
 from backend.label_studio.task_results import parse_task
 from backend.learning.audit import AUDIT_SHARE, hash_rank
 from backend.loop.observe import is_audit_task, load_label_times, read_task
-from backend.records import TAG_BY_KIND
 from backend.runtime.project_session import ProjectSession
 from backend.tools.dataset.file_names import IMAGE_SUFFIXES, FileNames, original_name, split_suffix
 from backend.tools.dataset.labels import Dataset, LabeledImage
