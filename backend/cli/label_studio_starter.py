@@ -15,7 +15,7 @@ from backend.errors import UsageError
 if TYPE_CHECKING:
     from backend.callbacks import LogCallback
     from backend.label_studio.sign_in import SignInServer
-    from backend.onboarding.own_label_studio import LocalAccount
+    from backend.onboarding.managed_label_studio import LocalAccount
     from backend.settings import Settings
 
 START_QUESTION = (
@@ -52,12 +52,12 @@ class LabelStudioStarter:
     """
 
     def __init__(self, options: argparse.Namespace, settings: Settings, log: LogCallback) -> None:
-        from backend.onboarding.own_label_studio import OwnLabelStudio
+        from backend.onboarding.managed_label_studio import ManagedLabelStudio
 
         self._options = options
         self._settings = settings
         self._log = log
-        self._own = OwnLabelStudio(settings.home)
+        self._managed = ManagedLabelStudio(settings.home)
         self._sign_in: SignInServer | None = None
 
     def __enter__(self) -> Self:
@@ -69,20 +69,20 @@ class LabelStudioStarter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._own.is_started and threading.current_thread() is threading.main_thread():
+        if self._managed.is_started and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):  # uv forwards what a group gets already
                 signal.signal(number, signal.SIG_IGN)
         if self._sign_in is not None:
             self._sign_in.close()
-        self._own.stop()
+        self._managed.stop()
 
     @property
     def is_started(self) -> bool:
         """Whether this command started Label Studio."""
-        return self._own.is_started
+        return self._managed.is_started
 
     def ensure_running(self, *, may_ask: bool) -> Settings:
-        """Start the own Label Studio if it is used and does not run.
+        """Start the managed Label Studio if it is used and does not run.
 
         Args:
             may_ask: whether to offer to create one.
@@ -97,8 +97,8 @@ class LabelStudioStarter:
         from backend.label_studio.diagnostics import identify_label_studio
         from backend.settings import read_settings
 
-        account = self._own.account()
-        if self._options.start_label_studio is False or not self._is_own_used(account):
+        account = self._managed.account()
+        if self._options.start_label_studio is False or not self._is_managed_used(account):
             return self._settings
         server = account.url if account else self._settings.label_studio_url
         if identify_label_studio(server).is_expected and (
@@ -113,15 +113,15 @@ class LabelStudioStarter:
         return read_settings()
 
     def sign_in_link(self, page: str) -> str:
-        """Return a link that opens a page of the own Label Studio signed in, else the page."""
+        """Return a link that opens a page of the managed Label Studio signed in, else the page."""
         return self._sign_in.link_to(page) if self._sign_in else page
 
     def wait(self) -> None:
         """Keep Label Studio running until the command is stopped."""
         self._log("Label Studio runs until you press Ctrl-C.")
-        self._own.wait()
+        self._managed.wait()
 
-    def _is_own_used(self, account: LocalAccount | None) -> bool:
+    def _is_managed_used(self, account: LocalAccount | None) -> bool:
         from backend.settings import configured_variable
         from backend.store.login import load_login
         from backend.store.servers import is_same_server
@@ -142,7 +142,7 @@ class LabelStudioStarter:
             return True
         prompter = terminal.TerminalPrompter()
         question = START_QUESTION.format(
-            server=self._settings.label_studio_url, folder=self._own.folder
+            server=self._settings.label_studio_url, folder=self._managed.folder
         )
         return (
             may_ask and prompter.is_interactive and prompter.confirm(question, "start-label-studio")
@@ -158,10 +158,10 @@ class LabelStudioStarter:
                 signal.signal(signal.SIGHUP, signal.default_int_handler)
         if not is_installed():
             self._log("uv downloads Label Studio, about 500 MB, once.")
-        is_first = self._own.account() is None
+        is_first = self._managed.account() is None
         what = "Creating the database of Label Studio" if is_first else "Starting Label Studio"
         try:
-            account = self._own.start(
+            account = self._managed.start(
                 lambda seconds: terminal.show_progress(f"{what} … {seconds:.0f} s")
             )
         finally:
@@ -169,7 +169,7 @@ class LabelStudioStarter:
         self._serve_sign_in(account)
         self._log(
             f"Label Studio runs at {account.url}. Its user is {account.email} with the password "
-            f"{account.password} (kept in {self._own.account_file})."
+            f"{account.password} (kept in {self._managed.account_file})."
         )
 
     def _serve_sign_in(self, account: LocalAccount) -> None:

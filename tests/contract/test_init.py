@@ -26,7 +26,7 @@ from backend.loop.publish.queue_settings import follow_version
 from backend.onboarding.config_writer import write_config
 from backend.onboarding.label_input import parse_labels
 from backend.onboarding.labeling_job import LabelingJob
-from backend.onboarding.own_label_studio import LocalAccount, OwnLabelStudio
+from backend.onboarding.managed_label_studio import LocalAccount, ManagedLabelStudio
 from backend.runtime.connection import connect
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
@@ -251,12 +251,12 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     assert again.wait_for_exit() == 0
 
 
-def test_the_own_label_studio_is_started_again_signed_in_and_stopped(
+def test_the_managed_label_studio_is_started_again_signed_in_and_stopped(
     migrated_studio: Path, photos: Path, tmp_path: Path
 ) -> None:
     """A first start takes a minute for the database, so the folder of the other tests is copied."""
     home = tmp_path / "home"
-    own = OwnLabelStudio(home)
+    own = ManagedLabelStudio(home)
     shutil.copytree(migrated_studio, own.folder)
     account = LocalAccount(find_free_port(), password="open sesame", token="0" * 40)
     write_record(own.account_file, account, private=True)

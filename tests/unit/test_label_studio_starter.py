@@ -20,7 +20,7 @@ from backend.cli.terminal import TerminalPrompter
 from backend.errors import PrelabelError, StoreError, UsageError
 from backend.label_studio import local_server
 from backend.label_studio.local_server import find_free_port
-from backend.onboarding.own_label_studio import LocalAccount, OwnLabelStudio
+from backend.onboarding.managed_label_studio import LocalAccount, ManagedLabelStudio
 from backend.settings import Settings, configured_variable, read_settings
 from backend.store.login import (
     NO_LOGIN,
@@ -151,7 +151,7 @@ def test_a_person_is_asked_before_one_is_created(
 
 def test_one_that_was_started_before_is_not_started_against_the_option(tmp_path: Path) -> None:
     account = LocalAccount(find_free_port())
-    write_record(OwnLabelStudio(tmp_path).account_file, account, private=True)
+    write_record(ManagedLabelStudio(tmp_path).account_file, account, private=True)
     starter = starter_of(tmp_path, False, label_studio_url=account.url)
     starter.ensure_running(may_ask=True)
     assert not starter.is_started
@@ -161,9 +161,9 @@ def test_one_that_was_started_before_is_not_started_against_the_option(tmp_path:
 def test_a_program_on_its_port_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         account = LocalAccount(other.getsockname()[1])
-        write_record(OwnLabelStudio(tmp_path).account_file, account, private=True)
+        write_record(ManagedLabelStudio(tmp_path).account_file, account, private=True)
         with pytest.raises(PrelabelError, match=f"Another program uses port {account.port}"):
-            OwnLabelStudio(tmp_path).start(lambda seconds: None)
+            ManagedLabelStudio(tmp_path).start(lambda seconds: None)
 
 
 def test_label_studio_is_the_installed_one_or_one_that_uv_downloads(

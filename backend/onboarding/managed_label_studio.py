@@ -23,10 +23,10 @@ ENVIRONMENT = {"LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK": "true"}
 
 @dataclass(frozen=True)
 class LocalAccount:
-    """The user of a Label Studio in the home folder.
+    """The user of the Label Studio that Prelabel starts.
 
     Attributes:
-        port: on the loopback address, the same at each start.
+        port: port on the loopback address, the same at each start.
         email: email of the user.
         password: password of the user.
         token: legacy token of the user.
@@ -43,11 +43,11 @@ class LocalAccount:
         return f"http://127.0.0.1:{self.port}"
 
 
-class OwnLabelStudio:
-    """A Label Studio whose data is in the home folder.
+class ManagedLabelStudio:
+    """A local Label Studio that Prelabel starts, with its data in ``PRELABEL_HOME``.
 
     Args:
-        home: the home folder.
+        home: ``PRELABEL_HOME``.
     """
 
     def __init__(self, home: Path) -> None:
