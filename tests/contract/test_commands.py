@@ -126,7 +126,7 @@ def test_renaming_a_label_keeps_all_its_annotations(
     for name, value in (("URL", lab.url), ("API_KEY", lab.token)):
         monkeypatch.setenv(f"LABEL_STUDIO_{name}", value)
     monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
-    monkeypatch.setattr("backend.label_studio.client.LABELED_TASK_PAGE_SIZE", 2)
+    monkeypatch.setattr("backend.label_studio.task_requests.LABELED_TASK_PAGE_SIZE", 2)
     ProjectStore(tmp_path).register(lab.url, project)
     box = make_labeled_region("boxes", "rectanglelabels", "red")
     dot = make_labeled_region("dots", "keypointlabels", "ant")

@@ -183,7 +183,7 @@ def test_choices_come_as_a_table_and_as_class_folders(
     lab.skip_task(tasks[3])
     lab.submit_regions(tasks[4], [choose(["red"]), choose(["blue"], "tags")])
     labeled = [*tasks[:3], tasks[4]]
-    monkeypatch.setattr("backend.label_studio.client.LABELED_TASK_PAGE_SIZE", 2)
+    monkeypatch.setattr("backend.label_studio.task_requests.LABELED_TASK_PAGE_SIZE", 2)
     assert [row["id"] for row in client.iter_labeled_tasks(project)] == labeled
 
     told = export(environment, "--project", project, "--data", "csv", "--output", tmp_path / "csv")
