@@ -136,7 +136,7 @@ def read_examples(folder: Path) -> Iterator[tuple[Image.Image, str]]:
     """Return images with their label; crops of the boxes where there are any."""
     for row in json.loads((folder / "annotations.json").read_text())["images"]:
         image = Image.open(folder / "images" / row["file"]).convert("RGB")
-        if not row["boxes"]:
+        if row["labels"] and not row["boxes"]:
             yield image, row["labels"][0]
         for box in row["boxes"]:
             left, top, width, height = (int(box[side]) for side in "xywh")

@@ -21,6 +21,7 @@ from backend.label_studio.project_details import BackendConnection
 from backend.label_studio.tabs import ProjectTabs
 from backend.label_studio.webhooks import Webhook, list_webhooks
 from backend.store.problems import find_problems
+from backend.store.round_state import read_round_state
 
 CONNECTED_STATE, DISCONNECTED_STATE = "CO", "DI"
 REQUIRED_EVENTS = frozenset(
@@ -183,6 +184,8 @@ def check_model_version(project: CheckedProject) -> CheckResult:
             message = f"{queue_version or 'none'}; the queue is empty because no task is open"
             return unchecked(check, message)
         message = f"the queue uses {queue_version or 'no version'}, not {project.live_version}"
+        if read_round_state(project.setup.resources.folder(project.record)):
+            return unchecked(check, f"{message} yet, because a round is running")
         return failed(check, message, fix)
     count = project.client.prediction_counts(project.number).get(queue_version, 0)
     return passed(check, f"the queue uses {queue_version}, which has {count} predictions")

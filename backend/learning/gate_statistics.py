@@ -78,9 +78,10 @@ def compare_label_sets(
     evidence = {"images": len(live), "lost": lost, "won": won, "chance": round(p_value, 4)}
     if not len(live):
         return GateVerdict(True, "No audit image is labeled yet to compare versions on.", evidence)
+    image_count = f"{len(live)} audit image{'' if len(live) == 1 else 's'}"
     comparison = (
-        f"on the same {len(live)} audit images it is right {int(new.sum())} times and {live_name} "
-        f"{int(live.sum())} times"
+        f"of the same {image_count} it predicts {int(new.sum())} correctly, and {live_name} "
+        f"{int(live.sum())}"
     )
     if lost > won and p_value <= significance:
         return GateVerdict(

@@ -47,6 +47,8 @@ def tool(name: str) -> str:
 
 def compose() -> dict[str, Any]:
     variables = {**read_env((ROOT / ".env.example").read_text()), **SECRETS}
+    # the copied database has a user of the default name, whose token would stay
+    variables["LABEL_STUDIO_USERNAME"] = "team@example.com"
     return read_compose((ROOT / "compose.yaml").read_text(), variables)
 
 

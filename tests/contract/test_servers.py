@@ -111,7 +111,7 @@ def test_without_a_valid_token_the_settings_page_is_mentioned(
     project = person.create_project()
     person.connect_backend(project, backend.url)
     error = backend.wait_for_failure(project)
-    assert "LABEL_STUDIO_API_KEY" in error
+    assert "run `prelabel login`" in error
     person.close()
 
 

@@ -209,7 +209,7 @@ def test_the_live_version_is_judged_through_the_encoder_that_it_was_made_with(
     right = project.versions.live_card().audit  # type: ignore[union-attr]
     other = project.changed(encoder=str(tiny_yolo))
     card = other.round()
-    told = f"the live version {before} {round((right.value or 0) * right.n)} times"
+    told = f"the live version {before} {round((right.value or 0) * right.n)}"
     assert told in card.promotion_reason
     assert card.outlook is None or card.outlook.agreement is None
     other.label(POOL[50:60])
