@@ -115,9 +115,11 @@ class BackendSetup:
             self._log(f"The dashboard: {backend}")
             self._open_project(url)
             first_round = self._wait_for_first_round(number)
+            connection = {"backend": backend, "connected": True, **first_round}
             if self._label_studio.is_started and self._options.serve is not False:
+                self._print_json({**result, **connection})
                 self._label_studio.wait()
-            return {"backend": backend, "connected": True, **first_round}
+            return connection
         if backend not in self._connected_urls:
             pending = PendingConnections(self._settings.home)
             pending.add(client.server, number, backend if self._options.backend else "")
@@ -169,10 +171,14 @@ class BackendSetup:
 
     def _serve(self, number: int, result: CommandResult) -> None:
         """Print the result, then serve until the process is stopped."""
-        if self._options.json:
-            print(json.dumps(result, ensure_ascii=False), flush=True)
+        self._print_json(result)
         threading.Thread(target=self._wait_for_first_round, args=(number,), daemon=True).start()
         serve_backend(argparse.Namespace(**{**vars(self._options), "port": self._port}))
+
+    def _print_json(self, result: CommandResult) -> None:
+        """Print the result before the command goes on until it is stopped."""
+        if self._options.json:
+            print(json.dumps(result, ensure_ascii=False), flush=True)
 
     def _wait_for_first_round(self, number: int) -> CommandResult:
         """Wait for the first round of the project and print its result."""
@@ -196,7 +202,7 @@ class BackendSetup:
         if link != url:
             self._log(f"This link signs you in until this command ends: {link}")
         if not self._options.no_browser and sys.stdin.isatty() and not self._options.json:
-            terminal.open_in_browser(link)
+            self._label_studio.open_in_browser(link)
 
 
 def resume_command(options: argparse.Namespace, folder: str) -> str:

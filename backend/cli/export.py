@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from backend.cli.arguments import add_project_option
 from backend.cli.command import Command, CommandResult
-from backend.cli.projects import find_project, find_version, matching_projects, project_folder
+from backend.cli.projects import (
+    find_project,
+    find_version,
+    is_named,
+    matching_projects,
+    project_folder,
+)
 from backend.cli.terminal import clear_progress, print_line, show_progress
 from backend.errors import NotFoundError, UsageError
 from backend.store.projects import ProjectRecord, ProjectStore
@@ -92,10 +98,12 @@ def _find_version(settings: Settings, version: str, project: str) -> tuple[Proje
     """
     records = [find_project(settings, project)] if project else ProjectStore(settings.home).all()
     stores = {record: VersionStore(project_folder(settings, record)) for record in records}
+    named = {r for r, s in stores.items() if any(is_named(name, version) for name in s.names())}
     matches = {
         record: find_version(versions, version)
         for record, versions in stores.items()
-        if any(name.startswith(version) for name in versions.names())
+        if record in named
+        or (not named and any(name.startswith(version) for name in versions.names()))
     }
     if len(matches) == 1:
         return next(iter(matches.items()))

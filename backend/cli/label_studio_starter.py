@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import sys
 import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from backend.cli import terminal
-from backend.errors import UsageError
+from backend.errors import AccessDeniedError, PrelabelError, UsageError
 
 if TYPE_CHECKING:
     from backend.callbacks import LogCallback
@@ -30,6 +31,14 @@ LOGGED_IN_MESSAGE = (
     "You are logged in to {server}: run `prelabel login --remove`, or leave out "
     "--start-label-studio, which starts a Label Studio of its own."
 )
+
+OTHER_SERVER_MESSAGE = (
+    "The Label Studio at {server} refuses the token of the one that Prelabel starts there. If it "
+    "is another one, stop it or add --no-start-label-studio; otherwise run `prelabel login "
+    "{server}` with a new token."
+)
+SIGN_IN_WAIT_SECONDS = 20.0
+"""Time for a browser to start and to request the link."""
 
 
 def add_start_option(parser: argparse._ActionsContainer) -> None:
@@ -59,6 +68,7 @@ class LabelStudioStarter:
         self._log = log
         self._managed = ManagedLabelStudio(settings.home)
         self._sign_in: SignInServer | None = None
+        self._is_link_opened = False
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +83,8 @@ class LabelStudioStarter:
             for number in (signal.SIGINT, signal.SIGTERM):  # uv forwards what a group gets already
                 signal.signal(number, signal.SIG_IGN)
         if self._sign_in is not None:
+            if self._is_link_opened and error is None:  # the browser may still be starting
+                self._sign_in.wait_for_request(SIGN_IN_WAIT_SECONDS)
             self._sign_in.close()
         self._managed.stop()
 
@@ -105,6 +117,7 @@ class LabelStudioStarter:
             account or not self._options.start_label_studio
         ):
             if account:
+                self._check_is_managed(account)
                 self._serve_sign_in(account)
             return self._settings
         if account is None and not self._should_create(may_ask):
@@ -116,10 +129,24 @@ class LabelStudioStarter:
         """Return a link that opens a page of the managed Label Studio signed in, else the page."""
         return self._sign_in.link_to(page) if self._sign_in else page
 
+    def open_in_browser(self, link: str) -> None:
+        """Open a link; the command then ends only after the browser has requested it."""
+        self._is_link_opened = terminal.open_in_browser(link)
+
     def wait(self) -> None:
         """Keep Label Studio running until the command is stopped."""
         self._log("Label Studio runs until you press Ctrl-C.")
         self._managed.wait()
+
+    def _check_is_managed(self, account: LocalAccount) -> None:
+        """Check that the Label Studio that runs at the address is the managed one."""
+        from backend.label_studio.client import LabelStudioClient
+        from backend.label_studio.diagnostics import token_owner
+
+        try:
+            token_owner(LabelStudioClient(account.url, self._settings.api_key or account.token))
+        except AccessDeniedError as error:
+            raise PrelabelError(OTHER_SERVER_MESSAGE.format(server=account.url)) from error
 
     def _is_managed_used(self, account: LocalAccount | None) -> bool:
         from backend.settings import configured_variable
@@ -167,9 +194,12 @@ class LabelStudioStarter:
         finally:
             terminal.clear_progress()
         self._serve_sign_in(account)
+        shows_password = is_first or sys.stderr.isatty()  # a log would keep it
+        password = f"{account.password} (kept in {self._managed.account_file})"
+        place = password if shows_password else f"in {self._managed.account_file}"
         self._log(
             f"Label Studio runs at {account.url}. Its user is {account.email} with the password "
-            f"{account.password} (kept in {self._managed.account_file})."
+            f"{place}."
         )
 
     def _serve_sign_in(self, account: LocalAccount) -> None:

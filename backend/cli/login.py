@@ -75,6 +75,8 @@ def _store_login(settings: Settings, options: argparse.Namespace) -> tuple[str, 
     except ValueError as error:
         raise UsageError(f"{options.server} is not an address of Label Studio: {error}") from error
     token = TerminalPrompter().ask_secret(f"Token of {server}, from its page “{TOKEN_PAGE}”:")
+    if not token.isascii() or any(map(str.isspace, token)):
+        raise UsageError("A token has only letters, digits and -_. characters: copy it again.")
     owner = token_owner(LabelStudioClient(server, token))
     save_login(settings.home, LabelStudioLogin(server, token, options.keyring))
     place = "the keyring" if options.keyring else str(login_file(settings.home))

@@ -69,12 +69,17 @@ def find_version(versions: VersionStore, text: str) -> str:
         UsageError: several versions match.
     """
     names = versions.names()
-    matches = [name for name in names if text in (name, name.partition("-")[0])] or [
+    matches = [name for name in names if is_named(name, text)] or [
         name for name in names if text and name.startswith(text)
     ]
     if len(matches) > 1:
         raise UsageError(f"Several versions start with {text!r}: {', '.join(matches)}.")
     return matches[0] if matches else versions.card(text).version
+
+
+def is_named(version: str, text: str) -> bool:
+    """Return whether a text is the name or the number of a version."""
+    return text in (version, version.partition("-")[0])
 
 
 def open_session(settings: Settings, record: ProjectRecord) -> ProjectSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     settings = read_settings()
     with LabelStudioStarter(options, settings, lambda line: print_line(line, options)) as own:
         settings = own.ensure_running(may_ask=False)
-        if own.is_started:
+        if own.is_started and sys.stderr.isatty():
             link = own.sign_in_link(settings.label_studio_url)
             print_line(f"This link signs you in until this command ends: {link}", options)
         return serve_backend(options)

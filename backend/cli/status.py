@@ -147,6 +147,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a paragraph per project."""
+    from backend.onboarding.backend_connection import validate_backend_url
     from backend.settings import read_settings
 
     settings = read_settings()
@@ -154,7 +155,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     records = projects.present()
     if options.project:
         records = [known.find_project(settings, options.project)]
-    backend = options.backend or read_served_address(settings.home) or DEFAULT_BACKEND_URL
+    requested = validate_backend_url(options.backend, settings) if options.backend else ""
+    backend = requested or read_served_address(settings.home) or DEFAULT_BACKEND_URL
     served = _served_projects(settings, backend)
     reports = [_read_report(settings, projects, record, served) for record in records]
     for report in reports:
@@ -209,13 +211,10 @@ def _read_activity(status: ProjectStatus | None, folder: Path) -> ProjectActivit
 
 def _served_projects(settings: Settings, backend: str) -> dict[str, ProjectStatus]:
     """Return project id → its status; {} if no backend of this home folder is running there."""
-    from backend.onboarding.backend_connection import validate_backend_url
     from backend.onboarding.first_round import fetch_states
 
-    return {
-        str(row["id"]): from_json(ProjectStatus, row)
-        for row in fetch_states(settings, validate_backend_url(backend, settings))
-    }
+    rows = fetch_states(settings, backend)
+    return {str(row["id"]): from_json(ProjectStatus, row) for row in rows}
 
 
 def _control_json(control: ControlCard) -> JsonObject:

@@ -73,16 +73,20 @@ class ProgressLine:
 
 
 _progress = ProgressLine()
+INPUT_ENDED_MESSAGE = "The input ended before all questions were answered."
 
 
 class TerminalLogHandler(logging.Handler):
     """Log handler that prints on stderr, above the progress line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
-        line = self.format(record)
-        if not (sys.stderr.isatty() and _progress.print_above(line)):
-            print(line, file=sys.stderr, flush=True)
+        """Print a record; a full disk or a closed terminal stops nothing."""
+        try:
+            line = self.format(record)
+            if not (sys.stderr.isatty() and _progress.print_above(line)):
+                print(line, file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
 
 
 def format_table(
@@ -223,7 +227,11 @@ class TerminalPrompter:
 
         print(question, file=sys.stderr)
         while True:
-            if typed := getpass.getpass("> ", sys.stderr).strip():
+            try:
+                typed = getpass.getpass("> ", sys.stderr).strip()
+            except EOFError as error:
+                raise UsageError(INPUT_ENDED_MESSAGE) from error
+            if typed:
                 return typed
             self.explain("An answer is needed. Ctrl-C stops.")
 
@@ -236,20 +244,21 @@ class TerminalPrompter:
         print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
-            raise UsageError("The input ended before all questions were answered.")
+            raise UsageError(INPUT_ENDED_MESSAGE)
         return line.strip()
 
 
-def open_in_browser(url: str) -> None:
-    """Open a page in a graphical browser, if there is one."""
+def open_in_browser(url: str) -> bool:
+    """Open a page in a graphical browser, and return whether there is one."""
     import webbrowser
 
     try:
         browser = webbrowser.get()
     except webbrowser.Error:
-        return
-    if type(browser) is not webbrowser.GenericBrowser:  # a text browser would occupy the terminal
-        browser.open(url)
+        return False
+    if type(browser) is webbrowser.GenericBrowser:  # a text browser would occupy the terminal
+        return False
+    return browser.open(url)
 
 
 def _match_answer(typed: str, names: list[str]) -> str:

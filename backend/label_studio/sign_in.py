@@ -6,6 +6,7 @@ import hmac
 import secrets
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -47,6 +48,7 @@ class SignInServer:
         self._server = server
         self._credentials = (email, password)
         self._key = secrets.token_urlsafe(24)
+        self._requested = threading.Event()
         sign_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,8 +63,13 @@ class SignInServer:
 
     def link_to(self, page: str) -> str:
         """Return the link that signs in and leads to a page of Label Studio."""
-        path = page.removeprefix(self._server)
+        parts = urlsplit(page)  # the page may name this machine otherwise
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return f"http://127.0.0.1:{self._http.server_port}/{self._key}{path}"
+
+    def wait_for_request(self, seconds: float) -> None:
+        """Wait until a link was requested, at most so long."""
+        self._requested.wait(seconds)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer a request: redirect to Label Studio with a session, if the key is right."""
@@ -78,6 +85,7 @@ class SignInServer:
         request.send_header("Location", f"{self._server}{slash}{path}")
         request.send_header("Referrer-Policy", "no-referrer")
         request.end_headers()
+        self._requested.set()
 
     def close(self) -> None:
         """Stop serving."""

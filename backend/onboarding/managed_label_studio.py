@@ -11,7 +11,7 @@ from backend.errors import PrelabelError, StoreError
 from backend.label_studio.diagnostics import is_listening
 from backend.label_studio.local_server import LOCAL_EMAIL, LabelStudioServer, find_free_port
 from backend.store.files import disk_errors, exclusive_lock
-from backend.store.login import LabelStudioLogin, save_login
+from backend.store.login import LabelStudioLogin, has_login, save_login
 from backend.store.record_files import read_record, write_record
 
 FOLDER_NAME, ACCOUNT_FILE, LOCK_FILE = "label-studio", "account.json", "label-studio.lock"
@@ -86,7 +86,7 @@ class ManagedLabelStudio:
             elif is_listening(account.url):
                 raise PrelabelError(
                     f"Another program uses port {account.port}, on which the Label Studio of "
-                    f"{self.folder} ran: stop it, and run this command again."
+                    f"{self.folder} ran: stop it, or add --no-start-label-studio."
                 )
             self._server = LabelStudioServer(
                 self.folder, account.port, account.token, account.password, ENVIRONMENT
@@ -97,7 +97,8 @@ class ManagedLabelStudio:
             except BaseException:
                 self.stop()
                 raise
-            save_login(self._home, LabelStudioLogin(account.url, account.token))
+            if not has_login(self._home, account.url):  # a later token of `prelabel login` stays
+                save_login(self._home, LabelStudioLogin(account.url, account.token))
         return account
 
     @property

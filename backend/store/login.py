@@ -51,6 +51,11 @@ def load_login(home: Path) -> LabelStudioLogin:
     return replace(login, token=_read_keyring(login.server))
 
 
+def has_login(home: Path, server: str) -> bool:
+    """Return whether there is a login for a server; the keyring is not read."""
+    return read_cache(login_file(home), LabelStudioLogin, NO_LOGIN).server == server
+
+
 def save_login(home: Path, login: LabelStudioLogin) -> None:
     """Save a login; with ``is_in_keyring``, its token is saved in the keyring only.
 

@@ -15,7 +15,7 @@
     const version = response.headers.get("x-live-version");
     if (version !== null && "version" in box.dataset && version !== box.dataset.version) {
       box.dataset.version = version;
-      document.dispatchEvent(new CustomEvent("prelabel:live", { detail: version }));
+      if (version) document.dispatchEvent(new CustomEvent("prelabel:live", { detail: version }));
       reloadWhenSeen();
       return;
     }
