@@ -806,3 +806,9 @@ def test_only_choices_of_the_config_are_written() -> None:
     assert suggested_edit(ONE, "dead", "healthy") is None
     assert suggested_edit(SEVERAL, "healthy", "wilting") is None
     assert suggested_edit(replace(ONE, kind="boxes"), "healthy", "wilting") is None
+
+
+def test_a_page_without_a_version_does_not_reload(tmp_path: Path) -> None:
+    """It reloads when the header of ``/now`` differs, which is empty without a version."""
+    shown = make_project_status(version=None)
+    assert 'data-version=""' in page(tmp_path, shown)

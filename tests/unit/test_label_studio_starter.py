@@ -8,9 +8,12 @@ import json
 import socket
 import stat
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from backend.cli import label_studio_starter
@@ -19,12 +22,15 @@ from backend.cli.main import main
 from backend.cli.terminal import TerminalPrompter
 from backend.errors import PrelabelError, StoreError, UsageError
 from backend.label_studio import local_server
+from backend.label_studio.diagnostics import identify_label_studio
 from backend.label_studio.local_server import find_free_port
+from backend.label_studio.sign_in import SignInServer
 from backend.onboarding.managed_label_studio import LocalAccount, ManagedLabelStudio
 from backend.settings import Settings, configured_variable, read_settings
 from backend.store.login import (
     NO_LOGIN,
     LabelStudioLogin,
+    has_login,
     load_login,
     login_file,
     remove_login,
@@ -202,3 +208,65 @@ def test_a_login_is_removed_by_its_command(
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"removed": True}
     assert main(["login", "label.example.com"]) == 2
     assert "not an address of Label Studio" in capsys.readouterr().err
+
+
+def test_another_label_studio_at_the_address_gets_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passwords: list[str] = []
+
+    class OtherLabelStudio(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_version = self.path.startswith("/api/version")
+            self.send_response(200 if is_version or self.path == "/health" else 401)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"release": "1.23.2", "label-studio-os-package": {}}')
+
+        def do_POST(self) -> None:
+            passwords.append(self.path)
+            self.send_error(403)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Log nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OtherLabelStudio)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    account = LocalAccount(server.server_port)
+    write_record(ManagedLabelStudio(tmp_path).account_file, account, private=True)
+    assert identify_label_studio(account.url).is_expected
+    starter = starter_of(tmp_path, label_studio_url=account.url)
+    with pytest.raises(PrelabelError, match="add --no-start-label-studio"):
+        starter.ensure_running(may_ask=False)
+    server.shutdown()
+    server.server_close()
+    assert passwords == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:8080", "label.example.com"])
+def test_a_link_that_signs_in_leads_to_the_page_however_this_machine_is_named(host: str) -> None:
+    sign_in = SignInServer("http://127.0.0.1:8080", "you@example.com", "secret")
+    link = sign_in.link_to(f"http://{host}/projects/1/data?tab=2&labeling=1")
+    answer = httpx.get(link, trust_env=False)
+    sign_in.wait_for_request(0)
+    sign_in.close()
+    assert answer.status_code == 302
+    page = "http://127.0.0.1:8080/projects/1/data?tab=2&labeling=1"
+    assert answer.headers["location"] == page
+
+
+@pytest.mark.parametrize("token", ["••••••••", "a token", "„abc“"])
+def test_what_cannot_be_a_token_is_refused_before_it_is_sent(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{token}\n"))
+    assert main(["login", "http://127.0.0.1:9"]) == 2
+    assert "copy it again" in capsys.readouterr().err
+
+
+def test_a_later_login_for_the_same_server_is_kept(tmp_path: Path) -> None:
+    assert not has_login(tmp_path, SERVER)
+    save_login(tmp_path, LabelStudioLogin(SERVER, TOKEN))
+    assert has_login(tmp_path, SERVER)
+    assert not has_login(tmp_path, "http://other.example.com")

@@ -18,6 +18,7 @@ from backend.settings import read_settings
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import write_json
 from backend.store.projects import ProjectStore
+from backend.store.served_address import save_served_address
 from backend.store.versions import VersionStore
 from tests.support.dashboard_homes import make_project_status
 from tests.support.published_models import publish_version, train_colour_model
@@ -194,3 +195,13 @@ def test_a_damaged_project_is_reported_beside_the_others(
     told = status(home, monkeypatch, capsys)
     assert "leaves" in told
     assert "7/project.json is damaged" in told
+
+
+def test_the_address_of_serve_may_be_any_host_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only an address that Label Studio calls needs a dot."""
+    monkeypatch.setenv("PRELABEL_HOME", str(home))
+    save_served_address(home, "http://nobody:9090")
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.startswith("1  leaves")

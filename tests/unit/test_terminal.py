@@ -125,3 +125,25 @@ def test_an_invalid_answer_is_explained(
     errors = capsys.readouterr().err
     assert "An answer is needed." in errors
     assert "The label '$x' starts with $." in errors
+
+
+def test_a_log_line_that_cannot_be_written_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FullDisk(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    record = logging.LogRecord("prelabel", logging.INFO, "", 0, "a line", None, None)
+    terminal.TerminalLogHandler().emit(record)
+
+
+def test_an_input_that_ends_at_a_secret_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end_of_input(*arguments: object) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(terminal.TerminalPrompter, "is_interactive", True)
+    monkeypatch.setattr("getpass.getpass", end_of_input)
+    with pytest.raises(UsageError, match="The input ended"):
+        terminal.TerminalPrompter().ask_secret("Token:")
