@@ -43,10 +43,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if counts.drafts:
         parts.append(f"{counts.drafts} draft{'' if counts.drafts == 1 else 's'}")
     print_line(f"Renamed {options.old} to {options.new} in {' and '.join(parts)}.", options)
-    if counts.refused_drafts:
+    if counts.refused:
         print_line(
-            f"{counts.refused_drafts} drafts of other people still have {options.old}: Label "
-            "Studio refused to change them.",
+            f"{counts.refused} annotations and drafts still have {options.old}, so it stays in the "
+            f"labeling config. Each round tries again. Label Studio refused: {counts.reason}",
             options,
         )
     print_line("The next round trains with the new name and renews the predictions.", options)
@@ -56,6 +56,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         "new": options.new,
         "annotations": counts.annotations,
         "drafts": counts.drafts,
+        "refused_annotations": counts.refused_annotations,
         "refused_drafts": counts.refused_drafts,
     }
 

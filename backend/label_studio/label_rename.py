@@ -23,6 +23,7 @@ from backend.label_studio.task_results import is_machine_annotation
 
 MAX_PASSES = 3
 """Passes over the annotations: people may submit the old label until their page is reloaded."""
+TOKEN_REFUSED_STATUS = 401
 LABEL_LIST_SUFFIXES = ("choices", "labels")
 """Ends of the keys whose values are lists of labels, such as ``rectanglelabels``."""
 
@@ -49,12 +50,26 @@ class RenameCounts:
     Attributes:
         annotations: number of annotations.
         drafts: number of drafts.
+        refused_annotations: number of annotations that Label Studio did not let change.
         refused_drafts: number of drafts that Label Studio did not let change.
+        reason: what Label Studio answered to the last refused change.
     """
 
     annotations: int = 0
     drafts: int = 0
+    refused_annotations: int = 0
     refused_drafts: int = 0
+    reason: str = ""
+
+    @property
+    def refused(self) -> int:
+        """The number of annotations and drafts that still have the old label."""
+        return self.refused_annotations + self.refused_drafts
+
+
+def is_refusal(error: LabelStudioError) -> bool:
+    """Return whether Label Studio answered and refused one request, not the token or all."""
+    return error.status >= 400 and error.status != TOKEN_REFUSED_STATUS
 
 
 def rename_in_result(result: Sequence[Json], rename: LabelRename) -> list[Json] | None:
@@ -104,6 +119,7 @@ class LabelRenamer:
         self._number = number
         self._rename = rename
         self._machine_user = 0
+        self._refused: set[int] = set()
         self.counts = RenameCounts()
 
     def add_new_label(self) -> None:
@@ -120,14 +136,14 @@ class LabelRenamer:
         self._save_config(xml, remove_label(xml, self._rename.control, self._rename.old))
 
     def change_annotations(self, progress: ProgressCallback) -> None:
-        """Use the new label in all annotations and drafts.
+        """Use the new label in all annotations and drafts, and count those that are refused.
 
         Args:
             progress: called with the number of annotations so far, and of all.
 
         Raises:
-            LabelStudioError: Label Studio refused; what was changed stays, and the next call
-                continues.
+            LabelStudioError: Label Studio refused the token or a list, or is unreachable; what was
+                changed stays, and the next call continues.
         """
         self._machine_user = self._client.find_machine_user()
         for _ in range(MAX_PASSES):
@@ -152,6 +168,8 @@ class LabelRenamer:
 
     def _change_annotation(self, task: int, id: int) -> None:
         """Change an annotation; it is read again, because somebody may have updated it."""
+        if id in self._refused:  # in the pass before
+            return
         try:
             annotation = self._client.get_annotation(id)
             result = rename_in_result(read_objects(annotation, "result"), self._rename)
@@ -166,7 +184,12 @@ class LabelRenamer:
                 self._client.update_annotation(id, result)
         except LabelStudioNotFoundError:  # it was deleted meanwhile
             return
-        self.counts.annotations += 1
+        except LabelStudioError as error:
+            self._note_refusal(error)
+            self._refused.add(id)
+            self.counts.refused_annotations += 1
+        else:
+            self.counts.annotations += 1
 
     def _change_draft(self, draft: Json) -> None:
         result = rename_in_result(read_objects(draft, "result"), self._rename)
@@ -177,11 +200,15 @@ class LabelRenamer:
         except LabelStudioNotFoundError:  # it was submitted or deleted meanwhile
             return
         except LabelStudioError as error:
-            if not 400 <= error.status < 500:
-                raise
+            self._note_refusal(error)
             self.counts.refused_drafts += 1
         else:
             self.counts.drafts += 1
+
+    def _note_refusal(self, error: LabelStudioError) -> None:
+        if not is_refusal(error):
+            raise error
+        self.counts.reason = str(error)
 
     def _config(self) -> str:
         return str(self._client.get_project(self._number).get("label_config") or "")

@@ -9,8 +9,13 @@ from typing import Any
 
 from backend.callbacks import ProgressCallback, StateCallback
 from backend.domain import Control
-from backend.errors import ConfigError, UsageError
-from backend.label_studio.label_rename import LabelRename, LabelRenamer, RenameCounts
+from backend.errors import ConfigError, LabelStudioError, UsageError
+from backend.label_studio.label_rename import (
+    LabelRename,
+    LabelRenamer,
+    RenameCounts,
+    is_refusal,
+)
 from backend.label_studio.labeling_config import read_config
 from backend.loop.observe import LABEL_TIMES_FILE, load_label_times
 from backend.runtime.project_session import ProjectSession
@@ -21,7 +26,7 @@ from backend.store.label_answers import (
     remove_label_answer,
     save_label_answer,
 )
-from backend.store.record_files import write_backed_up
+from backend.store.record_files import log_once, write_backed_up
 
 log = logging.getLogger("prelabel")
 
@@ -32,7 +37,8 @@ def rename_label(
     """Rename a label in Label Studio; the caller holds the lock of the project's rounds.
 
     An interrupted rename is continued by the same call. If the config lacks the old label and has
-    the new one, only the annotations are changed.
+    the new one, only the annotations are changed. If Label Studio refuses to change an annotation
+    or a draft, the config keeps the old label, and the next round tries again.
 
     Args:
         session: the project.
@@ -65,6 +71,12 @@ def rename_label(
         renamer.add_new_label()
     _rename_in_home(session, rename)
     renamer.change_annotations(progress)
+    if renamer.counts.refused:
+        log_once(
+            f"project {session.id}: Label Studio refused to change {renamer.counts.refused} "
+            f"annotations and drafts with {rename.old!r}: {renamer.counts.reason}"
+        )
+        return renamer.counts
     renamer.remove_old_label()
     remove_label_answer(folder, rename.control, rename.old)
     if not has_old and renamer.counts == RenameCounts():
@@ -102,6 +114,8 @@ def find_control(controls: Sequence[Control], rename: LabelRename) -> Control:
 def apply_label_answers(session: ProjectSession, report: StateCallback) -> int:
     """Carry out the renames that people chose on the dashboard, or that were interrupted.
 
+    A rename that Label Studio refuses is tried again in the next round.
+
     Args:
         session: the project.
         report: receives the progress.
@@ -110,7 +124,8 @@ def apply_label_answers(session: ProjectSession, report: StateCallback) -> int:
         the number of changed annotations.
 
     Raises:
-        LabelStudioError: Label Studio refused; the next round continues.
+        LabelStudioError: Label Studio refused the token or is unreachable; the next round
+            continues.
     """
     changed = 0
     for answer in read_label_answers(session.folder):
@@ -127,6 +142,10 @@ def apply_label_answers(session: ProjectSession, report: StateCallback) -> int:
         except (UsageError, ConfigError) as error:  # the config was changed since: ask again
             log.warning("project %s: %s", session.id, error)
             remove_label_answer(session.folder, answer.control, answer.label)
+        except LabelStudioError as error:
+            if not is_refusal(error):
+                raise
+            log_once(f"project {session.id}: renaming {rename.old!r}: {error}")
     return changed
 
 

@@ -150,6 +150,7 @@ def test_renaming_a_label_keeps_all_its_annotations(
         "new": "dark & red",
         "annotations": 3,
         "drafts": 1,
+        "refused_annotations": 0,
         "refused_drafts": 0,
     }
     assert rename("ant", "bee")["annotations"] == 1

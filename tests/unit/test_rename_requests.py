@@ -1,0 +1,170 @@
+"""A rename with a few lines of web server that stand for Label Studio and refuse some changes."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.errors import LabelStudioError
+from backend.label_studio.label_rename import LabelRename, RenameCounts
+from backend.loop.rename_label import apply_label_answers, rename_label
+from backend.runtime.project_session import ProjectSession
+from backend.runtime.resources import Resources
+from backend.settings import Settings
+from backend.store.label_answers import LabelAnswer, read_label_answers, save_label_answer
+from backend.store.projects import ProjectRecord
+
+CHOICES = '<Choice value="{}"/>'
+CONFIG = (
+    '<View><Image name="i" value="$i"/><Choices name="c" toName="i">'
+    f'{CHOICES.format("red")}<Choice value="blue"/></Choices></View>'
+)
+RENAME = LabelRename("", "red", "crimson")
+
+
+def answer_of(label: str) -> list[dict[str, Any]]:
+    return [{"from_name": "c", "to_name": "i", "type": "choices", "value": {"choices": [label]}}]
+
+
+class RenameServer(ThreadingHTTPServer):
+    """A project with one annotation per task, and two drafts."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Request)
+        self.config = CONFIG
+        self.annotations: dict[int, dict[str, Any]] = {
+            id: {"id": id, "result": answer_of("red"), "updated_at": f"2026-01-0{id}T00:00:00Z"}
+            for id in (1, 2, 3)
+        }
+        self.drafts: dict[int, dict[str, Any]] = {
+            id: {"id": id, "result": answer_of("red")} for id in (1, 2)
+        }
+        self.refused: dict[str, int] = {}
+        """What is refused, as METHOD and the path's start → the status."""
+
+    def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        path = path.partition("?")[0].removeprefix("/api").rstrip("/") + "/"
+        for start, status in self.refused.items():
+            if f"{method} {path}".startswith(start):
+                return status, {"detail": "no"}
+        number = int((re.findall(r"/(?:annotations|drafts|tasks)/(\d+)/", path) or ["0"])[0])
+        if path == "/projects/1/":
+            self.config = body["label_config"] if body else self.config
+            return 200, {"id": 1, "label_config": self.config}
+        if path == "/projects/counts/":
+            return 200, {"results": [{"total_annotations_number": len(self.annotations)}]}
+        if path == "/tasks/":
+            return 200, {"tasks": [{"id": i, "annotations": [a]} for i, a in self.rows()]}
+        if path.startswith("/tasks/"):
+            return 200, [self.drafts[number]] if number in self.drafts else []
+        if path == "/users/":
+            return 200, []
+        kept = self.annotations if path.startswith("/annotations/") else self.drafts
+        if body:
+            kept[number] |= {"result": body["result"], "updated_at": "2026-06-01T00:00:00Z"}
+        return 200, kept[number]
+
+    def rows(self) -> list[tuple[int, dict[str, Any]]]:
+        return sorted(self.annotations.items())
+
+    def labels(self) -> list[str]:
+        rows = [*self.annotations.values(), *self.drafts.values()]
+        return [row["result"][0]["value"]["choices"][0] for row in rows]
+
+
+class Request(BaseHTTPRequestHandler):
+    """One request to it."""
+
+    server: RenameServer
+
+    def do_GET(self) -> None:
+        content = self.rfile.read(int(self.headers.get("content-length") or 0))
+        status, answer = self.server.answer(
+            self.command, self.path, json.loads(content) if content else None
+        )
+        self.send_response(status)
+        body = json.dumps(answer).encode()
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PATCH = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[RenameServer]:
+    monkeypatch.setattr("backend.label_studio.api_session.MAX_RETRIES", 0)
+    server = RenameServer()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def session(lab: RenameServer, tmp_path: Path) -> ProjectSession:
+    url = f"http://127.0.0.1:{lab.server_port}"
+    settings = Settings(home=tmp_path, label_studio_url=url, api_key="0" * 40)
+    return ProjectSession(Resources(settings), ProjectRecord("1", url, 1))
+
+
+def rename(session: ProjectSession) -> RenameCounts:
+    return rename_label(session, RENAME, lambda done, total: None)
+
+
+def run_answers(session: ProjectSession) -> int:
+    """Carry out the decisions as a round does."""
+    return apply_label_answers(session, lambda state, progress, detail: None)
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 500])
+def test_what_is_refused_stays_and_the_next_round_tries_again(
+    lab: RenameServer, session: ProjectSession, status: int
+) -> None:
+    lab.refused = {"PATCH /annotations/2/": status, "PATCH /drafts/1/": status}
+    counts = rename(session)
+    assert (counts.annotations, counts.drafts) == (2, 1)
+    assert (counts.refused_annotations, counts.refused_drafts, counts.refused) == (1, 1, 2)
+    assert counts.reason
+    assert lab.labels() == ["crimson", "red", "crimson", "red", "crimson"]
+    assert CHOICES.format("red") in lab.config, "annotations still use it"
+    assert run_answers(session) == 0, "the round goes on"
+    assert read_label_answers(session.folder) == (LabelAnswer("c", "red", "crimson", True),)
+    lab.refused = {}
+    assert run_answers(session) == 1
+    assert set(lab.labels()) == {"crimson"}
+    assert lab.config == CONFIG.replace("red", "crimson")
+    assert read_label_answers(session.folder) == ()
+
+
+@pytest.mark.parametrize("request_start", ["PATCH /projects/1/", "GET /projects/counts/"])
+def test_a_rename_that_is_refused_whole_stops_no_round(
+    lab: RenameServer, session: ProjectSession, request_start: str
+) -> None:
+    lab.refused = {request_start: 403}
+    answer = LabelAnswer("c", "red", "crimson", keeps_old=True)
+    save_label_answer(session.folder, answer)
+    assert run_answers(session) == 0
+    assert read_label_answers(session.folder) == (answer,)
+
+
+@pytest.mark.parametrize("start", ["PATCH /annotations/2/", "PATCH /drafts/1/"])
+def test_a_refused_token_stops_the_rename(
+    lab: RenameServer, session: ProjectSession, start: str
+) -> None:
+    lab.refused = {start: 401}
+    with pytest.raises(LabelStudioError):
+        rename(session)
+    with pytest.raises(LabelStudioError):
+        run_answers(session)
+    assert len(read_label_answers(session.folder)) == 1
