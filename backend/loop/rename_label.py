@@ -20,6 +20,7 @@ from backend.label_studio.labeling_config import read_config
 from backend.loop.observe import LABEL_TIMES_FILE, load_label_times
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
+from backend.store.annotation_times import record_annotation_times
 from backend.store.label_answers import (
     LabelAnswer,
     read_label_answers,
@@ -70,7 +71,7 @@ def rename_label(
     if has_old and not has_new:
         renamer.add_new_label()
     _rename_in_home(session, rename)
-    renamer.change_annotations(progress)
+    renamer.change_annotations(progress, lambda times: record_annotation_times(folder, times))
     if renamer.counts.refused:
         log_once(
             f"project {session.id}: Label Studio refused to change {renamer.counts.refused} "

@@ -14,10 +14,12 @@ import pytest
 
 from backend.errors import LabelStudioError
 from backend.label_studio.label_rename import LabelRename, RenameCounts
+from backend.loop.observe import Observation, fetch_fingerprint, observe
 from backend.loop.rename_label import apply_label_answers, rename_label
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
+from backend.store.annotation_times import AnnotationTimes
 from backend.store.label_answers import LabelAnswer, read_label_answers, save_label_answer
 from backend.store.projects import ProjectRecord
 
@@ -26,6 +28,7 @@ CONFIG = (
     '<View><Image name="i" value="$i"/><Choices name="c" toName="i">'
     f'{CHOICES.format("red")}<Choice value="blue"/></Choices></View>'
 )
+LATER = "2090-01-01T00:00:00Z"
 RENAME = LabelRename("", "red", "crimson")
 
 
@@ -61,18 +64,25 @@ class RenameServer(ThreadingHTTPServer):
         if path == "/projects/counts/":
             return 200, {"results": [{"total_annotations_number": len(self.annotations)}]}
         if path == "/tasks/":
-            return 200, {"tasks": [{"id": i, "annotations": [a]} for i, a in self.rows()]}
+            return 200, {"tasks": self.list_tasks()}
         if path.startswith("/tasks/"):
             return 200, [self.drafts[number]] if number in self.drafts else []
         if path == "/users/":
             return 200, []
         kept = self.annotations if path.startswith("/annotations/") else self.drafts
         if body:
-            kept[number] |= {"result": body["result"], "updated_at": "2026-06-01T00:00:00Z"}
+            kept[number] |= {"result": body["result"], "updated_at": LATER}
         return 200, kept[number]
 
-    def rows(self) -> list[tuple[int, dict[str, Any]]]:
-        return sorted(self.annotations.items())
+    def list_tasks(self) -> list[dict[str, Any]]:
+        """Annotation 4 is a second one of the first task."""
+        rows: dict[int, dict[str, Any]] = {
+            id: {"id": id, "data": {}, "is_labeled": True, "updated_at": LATER, "annotations": []}
+            for id in (1, 2, 3)
+        }
+        for id, annotation in self.annotations.items():
+            rows[(id - 1) % 3 + 1]["annotations"].append(annotation)
+        return list(rows.values())
 
     def labels(self) -> list[str]:
         rows = [*self.annotations.values(), *self.drafts.values()]
@@ -122,6 +132,11 @@ def rename(session: ProjectSession) -> RenameCounts:
     return rename_label(session, RENAME, lambda done, total: None)
 
 
+def look(session: ProjectSession) -> Observation:
+    """Observe the project as a round does."""
+    return observe(session.connection, session.folder, fetch_fingerprint(session.connection))
+
+
 def run_answers(session: ProjectSession) -> int:
     """Carry out the decisions as a round does."""
     return apply_label_answers(session, lambda state, progress, detail: None)
@@ -168,3 +183,51 @@ def test_a_refused_token_stops_the_rename(
     with pytest.raises(LabelStudioError):
         run_answers(session)
     assert len(read_label_answers(session.folder)) == 1
+
+
+def test_a_rename_implies_nothing_about_later_labels_and_decides_no_vote(
+    lab: RenameServer, session: ProjectSession
+) -> None:
+    lab.annotations[4] = {
+        "id": 4,
+        "result": answer_of("blue"),
+        "updated_at": "2026-02-01T00:00:00Z",
+    }
+    look(session)
+    lab.config = CONFIG.replace("</Choices>", CHOICES.format("green") + "</Choices>")
+    before = look(session).tasks
+    assert rename(session).annotations == 3
+    after = look(session).tasks
+    old, new = frozenset({"red", "blue"}), frozenset({"crimson", "blue"})
+    assert [task.available_labels for task in before] == [{"c": old}] * 3, "green was added later"
+    assert [task.available_labels for task in after] == [{"c": new}] * 3
+    assert [(task.choices or {})["c"] for task in before] == [{"blue"}, {"red"}, {"red"}]
+    assert [(task.choices or {})["c"] for task in after] == [{"blue"}, {"crimson"}, {"crimson"}]
+
+
+def test_only_renames_do_not_count_as_an_update(
+    lab: RenameServer, session: ProjectSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.label_studio.label_rename.REPORT_SIZE", 2)
+    rename(session)
+    lab.annotations[2]["updated_at"] = edited = "2090-06-01T00:00:00Z"
+    rename_label(session, LabelRename("c", "crimson", "scarlet"), lambda done, total: None)
+    restored = AnnotationTimes(session.folder).restore(lab.annotations.values())
+    times = [annotation["updated_at"] for annotation in restored]
+    assert times == ["2026-01-01T00:00:00Z", edited, "2026-01-03T00:00:00Z"]
+    lab.annotations[1]["updated_at"] = edited
+    (first, *_) = AnnotationTimes(session.folder).restore(lab.annotations.values())
+    assert first["updated_at"] == edited, "a person changed it after the rename"
+
+
+def test_the_times_of_an_interrupted_rename_are_kept(
+    lab: RenameServer, session: ProjectSession
+) -> None:
+    lab.refused = {"GET /annotations/2/": 401}
+    with pytest.raises(LabelStudioError):
+        rename(session)
+    (first, *_) = AnnotationTimes(session.folder).restore(lab.annotations.values())
+    assert (lab.annotations[1]["updated_at"], first["updated_at"]) == (
+        LATER,
+        "2026-01-01T00:00:00Z",
+    )
