@@ -136,9 +136,11 @@ class LabelRenamer:
         )
 
     def remove_old_label(self) -> None:
-        """Remove the old label from the config."""
+        """Remove the old label from the config, also where only conditions have it."""
         xml = self._config()
-        self._save_config(xml, remove_label(xml, self._rename.control, self._rename.old))
+        self._save_config(
+            xml, remove_label(xml, self._rename.control, self._rename.old, self._rename.new)
+        )
 
     def change_annotations(self, progress: ProgressCallback, on_changed: ChangesCallback) -> None:
         """Use the new label in all annotations and drafts, and count those that are refused.
