@@ -25,7 +25,6 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.label_studio.label_rename import LabelRename
     from backend.loop.rename_label import rename_label
     from backend.settings import read_settings
-    from backend.store.wake import request_wake
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
@@ -38,15 +37,15 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     with projects.wait_for_round_lock(session):
         counts = rename_label(session, rename, on_progress)
     clear_progress()
-    request_wake(session.folder, train=True)
     parts = [f"{counts.annotations} annotation{'' if counts.annotations == 1 else 's'}"]
     if counts.drafts:
         parts.append(f"{counts.drafts} draft{'' if counts.drafts == 1 else 's'}")
     print_line(f"Renamed {options.old} to {options.new} in {' and '.join(parts)}.", options)
     if counts.refused:
         print_line(
-            f"{counts.refused} annotations and drafts still have {options.old}, so it stays in the "
-            f"labeling config. Each round tries again. Label Studio refused: {counts.reason}",
+            f"{counts.refused} annotations and drafts still have {options.old}, "
+            "so it stays in the labeling config. Each round tries again. "
+            f"Label Studio refused: {counts.reason}",
             options,
         )
     print_line("The next round trains with the new name and renews the predictions.", options)

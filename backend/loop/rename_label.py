@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from backend.callbacks import ProgressCallback, StateCallback
@@ -20,7 +21,7 @@ from backend.label_studio.labeling_config import read_config
 from backend.loop.observe import LABEL_TIMES_FILE, load_label_times
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
-from backend.store.annotation_times import record_annotation_times
+from backend.store.annotation_times import UpdateTimes, record_annotation_times
 from backend.store.label_answers import (
     LabelAnswer,
     read_label_answers,
@@ -28,6 +29,7 @@ from backend.store.label_answers import (
     save_label_answer,
 )
 from backend.store.record_files import log_once, write_backed_up
+from backend.store.wake import request_wake
 
 log = logging.getLogger("prelabel")
 
@@ -39,7 +41,8 @@ def rename_label(
 
     An interrupted rename is continued by the same call. If the config lacks the old label and has
     the new one, only the annotations are changed. If Label Studio refuses to change an annotation
-    or a draft, the config keeps the old label, and the next round tries again.
+    or a draft, the config keeps the old label, and the next round tries again. A training is
+    requested as soon as annotations were changed.
 
     Args:
         session: the project.
@@ -71,7 +74,7 @@ def rename_label(
     if has_old and not has_new:
         renamer.add_new_label()
     _rename_in_home(session, rename)
-    renamer.change_annotations(progress, lambda times: record_annotation_times(folder, times))
+    renamer.change_annotations(progress, lambda times: _record_changes(folder, times))
     if renamer.counts.refused:
         log_once(
             f"project {session.id}: Label Studio refused to change {renamer.counts.refused} "
@@ -84,6 +87,7 @@ def rename_label(
         raise UsageError(
             f"Neither the labeling config nor an annotation has the label {rename.old!r}."
         )
+    request_wake(folder, train=True)  # a server that was woken before waits for the lock
     return renamer.counts
 
 
@@ -148,6 +152,15 @@ def apply_label_answers(session: ProjectSession, report: StateCallback) -> int:
                 raise
             log_once(f"project {session.id}: renaming {rename.old!r}: {error}")
     return changed
+
+
+def _record_changes(folder: Path, times: Mapping[int, UpdateTimes]) -> None:
+    """Record the times of changed annotations, and request a training.
+
+    No version knows the new name. The request outlives this round, which may fail or be repeated.
+    """
+    record_annotation_times(folder, times)
+    request_wake(folder, train=True)
 
 
 def _rename_in_home(session: ProjectSession, rename: LabelRename) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -22,6 +23,7 @@ from backend.settings import Settings
 from backend.store.annotation_times import AnnotationTimes
 from backend.store.label_answers import LabelAnswer, read_label_answers, save_label_answer
 from backend.store.projects import ProjectRecord
+from backend.store.wake import consume_wake
 
 CHOICES = '<Choice value="{}"/>'
 CONFIG = (
@@ -231,3 +233,26 @@ def test_the_times_of_an_interrupted_rename_are_kept(
         LATER,
         "2026-01-01T00:00:00Z",
     )
+
+
+@pytest.mark.parametrize(
+    "refused", [{}, {"GET /annotations/2/": 401}, {"GET /tasks/1/drafts/": 401}]
+)
+def test_the_training_that_a_rename_needs_is_requested_even_if_it_is_interrupted(
+    lab: RenameServer, session: ProjectSession, refused: dict[str, int]
+) -> None:
+    lab.refused = refused
+    save_label_answer(session.folder, LabelAnswer("c", "red", "crimson"))
+    with contextlib.suppress(LabelStudioError):
+        run_answers(session)
+    assert consume_wake(session.folder) == (True, True)
+
+
+def test_a_rename_that_is_refused_again_wakes_no_further_round(
+    lab: RenameServer, session: ProjectSession
+) -> None:
+    lab.refused = {"PATCH /annotations/2/": 413}
+    rename(session)
+    assert consume_wake(session.folder) == (True, True)
+    assert run_answers(session) == 0
+    assert consume_wake(session.folder) == (False, False), "it would never end"
