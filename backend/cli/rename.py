@@ -25,7 +25,6 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.label_studio.label_rename import LabelRename
     from backend.loop.rename_label import rename_label
     from backend.settings import read_settings
-    from backend.store.wake import request_wake
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
@@ -38,15 +37,15 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     with projects.wait_for_round_lock(session):
         counts = rename_label(session, rename, on_progress)
     clear_progress()
-    request_wake(session.folder, train=True)
     parts = [f"{counts.annotations} annotation{'' if counts.annotations == 1 else 's'}"]
     if counts.drafts:
         parts.append(f"{counts.drafts} draft{'' if counts.drafts == 1 else 's'}")
     print_line(f"Renamed {options.old} to {options.new} in {' and '.join(parts)}.", options)
-    if counts.refused_drafts:
+    if counts.refused:
         print_line(
-            f"{counts.refused_drafts} drafts of other people still have {options.old}: Label "
-            "Studio refused to change them.",
+            f"{counts.refused} annotations and drafts still have {options.old}, "
+            "so it stays in the labeling config. Each round tries again. "
+            f"Label Studio refused: {counts.reason}",
             options,
         )
     print_line("The next round trains with the new name and renews the predictions.", options)
@@ -56,6 +55,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         "new": options.new,
         "annotations": counts.annotations,
         "drafts": counts.drafts,
+        "refused_annotations": counts.refused_annotations,
         "refused_drafts": counts.refused_drafts,
     }
 

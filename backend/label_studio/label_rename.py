@@ -9,7 +9,7 @@ label that the config knows, and an interrupted rename continues where it stoppe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.callbacks import ProgressCallback
@@ -23,6 +23,11 @@ from backend.label_studio.task_results import is_machine_annotation
 
 MAX_PASSES = 3
 """Passes over the annotations: people may submit the old label until their page is reloaded."""
+REPORT_SIZE = 100
+"""Changed annotations per call of the callback that stores their times."""
+ChangesCallback = Callable[[Mapping[int, tuple[str, str]]], None]
+"""Receives id → ``updated_at`` before and after the change, of annotations by people."""
+TOKEN_REFUSED_STATUS = 401
 LABEL_LIST_SUFFIXES = ("choices", "labels")
 """Ends of the keys whose values are lists of labels, such as ``rectanglelabels``."""
 
@@ -49,12 +54,26 @@ class RenameCounts:
     Attributes:
         annotations: number of annotations.
         drafts: number of drafts.
+        refused_annotations: number of annotations that Label Studio did not let change.
         refused_drafts: number of drafts that Label Studio did not let change.
+        reason: what Label Studio answered to the last refused change.
     """
 
     annotations: int = 0
     drafts: int = 0
+    refused_annotations: int = 0
     refused_drafts: int = 0
+    reason: str = ""
+
+    @property
+    def refused(self) -> int:
+        """The number of annotations and drafts that still have the old label."""
+        return self.refused_annotations + self.refused_drafts
+
+
+def is_refusal(error: LabelStudioError) -> bool:
+    """Return whether Label Studio answered and refused one request, not the token or all."""
+    return error.status >= 400 and error.status != TOKEN_REFUSED_STATUS
 
 
 def rename_in_result(result: Sequence[Json], rename: LabelRename) -> list[Json] | None:
@@ -104,6 +123,8 @@ class LabelRenamer:
         self._number = number
         self._rename = rename
         self._machine_user = 0
+        self._refused: set[int] = set()
+        self._times: dict[int, tuple[str, str]] = {}
         self.counts = RenameCounts()
 
     def add_new_label(self) -> None:
@@ -115,30 +136,43 @@ class LabelRenamer:
         )
 
     def remove_old_label(self) -> None:
-        """Remove the old label from the config."""
+        """Remove the old label from the config, also where only conditions have it."""
         xml = self._config()
-        self._save_config(xml, remove_label(xml, self._rename.control, self._rename.old))
+        self._save_config(
+            xml, remove_label(xml, self._rename.control, self._rename.old, self._rename.new)
+        )
 
-    def change_annotations(self, progress: ProgressCallback) -> None:
-        """Use the new label in all annotations and drafts.
+    def change_annotations(self, progress: ProgressCallback, on_changed: ChangesCallback) -> None:
+        """Use the new label in all annotations and drafts, and count those that are refused.
 
         Args:
             progress: called with the number of annotations so far, and of all.
+            on_changed: called after some annotations were changed, also before an error.
 
         Raises:
-            LabelStudioError: Label Studio refused; what was changed stays, and the next call
-                continues.
+            LabelStudioError: Label Studio refused the token or a list, or is unreachable; what was
+                changed stays, and the next call continues.
         """
         self._machine_user = self._client.find_machine_user()
-        for _ in range(MAX_PASSES):
-            changed = self.counts.annotations
-            self._change_all_annotations(progress)
-            if self.counts.annotations == changed:
-                break
+        try:
+            for _ in range(MAX_PASSES):
+                changed = self.counts.annotations
+                self._change_all_annotations(progress, on_changed)
+                if self.counts.annotations == changed:
+                    break
+        finally:
+            if self.counts.annotations:
+                self._report_changes(on_changed)
         for draft in self._client.iter_drafts(self._number):
             self._change_draft(draft)
 
-    def _change_all_annotations(self, progress: ProgressCallback) -> None:
+    def _report_changes(self, on_changed: ChangesCallback) -> None:
+        on_changed(self._times)
+        self._times = {}
+
+    def _change_all_annotations(
+        self, progress: ProgressCallback, on_changed: ChangesCallback
+    ) -> None:
         counters = self._client.get_counters(self._number)
         total = int(counters.get("total_annotations_number") or 0)
         total += int(counters.get("skipped_annotations_number") or 0)
@@ -147,11 +181,15 @@ class LabelRenamer:
             for annotation in rows:
                 if rename_in_result(read_objects(annotation, "result"), self._rename):
                     self._change_annotation(task, int(annotation["id"]))
+                if len(self._times) >= REPORT_SIZE:
+                    self._report_changes(on_changed)
                 done += 1
                 progress(min(done, total), total)
 
     def _change_annotation(self, task: int, id: int) -> None:
         """Change an annotation; it is read again, because somebody may have updated it."""
+        if id in self._refused:  # in the pass before
+            return
         try:
             annotation = self._client.get_annotation(id)
             result = rename_in_result(read_objects(annotation, "result"), self._rename)
@@ -163,10 +201,17 @@ class LabelRenamer:
                 self._client.delete_annotation(id)
                 self._client.create_annotation(task, result, self._machine_user)
             else:
-                self._client.update_annotation(id, result)
+                updated = self._client.update_annotation(id, result)
+                times = (annotation.get("updated_at"), updated.get("updated_at"))
+                self._times[id] = (str(times[0] or ""), str(times[1] or ""))
         except LabelStudioNotFoundError:  # it was deleted meanwhile
             return
-        self.counts.annotations += 1
+        except LabelStudioError as error:
+            self._note_refusal(error)
+            self._refused.add(id)
+            self.counts.refused_annotations += 1
+        else:
+            self.counts.annotations += 1
 
     def _change_draft(self, draft: Json) -> None:
         result = rename_in_result(read_objects(draft, "result"), self._rename)
@@ -177,11 +222,15 @@ class LabelRenamer:
         except LabelStudioNotFoundError:  # it was submitted or deleted meanwhile
             return
         except LabelStudioError as error:
-            if not 400 <= error.status < 500:
-                raise
+            self._note_refusal(error)
             self.counts.refused_drafts += 1
         else:
             self.counts.drafts += 1
+
+    def _note_refusal(self, error: LabelStudioError) -> None:
+        if not is_refusal(error):
+            raise error
+        self.counts.reason = str(error)
 
     def _config(self) -> str:
         return str(self._client.get_project(self._number).get("label_config") or "")

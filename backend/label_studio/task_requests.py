@@ -228,14 +228,15 @@ class TaskRequests(ApiSession):
         """
         self.request_json("PATCH", f"api/drafts/{id}/", json={"result": list(result)})
 
-    def update_annotation(self, id: int, result: Sequence[Json]) -> None:
-        """Replace the result of an annotation.
+    def update_annotation(self, id: int, result: Sequence[Json]) -> Json:
+        """Replace the result of an annotation, and return the annotation.
 
         Raises:
             NotFoundError: the annotation was deleted.
         """
         body = {"result": list(result)}
-        self.request_json("PATCH", f"api/annotations/{id}/", json=body)
+        annotation: Json = self.request_json("PATCH", f"api/annotations/{id}/", json=body)
+        return annotation
 
 
 def _nonzero_filter(counter: str) -> Json:

@@ -21,6 +21,7 @@ from backend.label_studio.task_results import parse_task
 from backend.learning.audit import is_audit
 from backend.records import RemovedLabel
 from backend.runtime.connection import Connection
+from backend.store.annotation_times import AnnotationTimes
 from backend.store.record_files import (
     has_equal_copies,
     log_once,
@@ -129,7 +130,8 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
 
     Args:
         connection: connection to the project.
-        folder: the project's folder, which stores when each label was added to the config.
+        folder: the project's folder, which stores when each label was added to the config, and when
+            people changed annotations that were renamed later.
         fingerprint: a fingerprint fetched just before.
 
     Raises:
@@ -142,7 +144,11 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
         f"control {name} ({reason})" for name, reason in config.unserved.items()
     )
     rows = list(connection.client.iter_tasks(connection.project_number))
-    annotations = connection.client.annotations_by_task(connection.project_number)
+    times = AnnotationTimes(folder)
+    annotations = {
+        task: times.restore(listed)
+        for task, listed in connection.client.annotations_by_task(connection.project_number).items()
+    }
     # found by its email address, which works even after the home folder was lost
     machine_user = connection.client.find_machine_user()
     tasks = tuple(

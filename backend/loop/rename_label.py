@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from backend.callbacks import ProgressCallback, StateCallback
 from backend.domain import Control
-from backend.errors import ConfigError, UsageError
-from backend.label_studio.label_rename import LabelRename, LabelRenamer, RenameCounts
+from backend.errors import ConfigError, LabelStudioError, UsageError
+from backend.label_studio.label_rename import (
+    LabelRename,
+    LabelRenamer,
+    RenameCounts,
+    is_refusal,
+)
 from backend.label_studio.labeling_config import read_config
 from backend.loop.observe import LABEL_TIMES_FILE, load_label_times
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
+from backend.store.annotation_times import UpdateTimes, record_annotation_times
 from backend.store.label_answers import (
     LabelAnswer,
     read_label_answers,
     remove_label_answer,
     save_label_answer,
 )
-from backend.store.record_files import write_backed_up
+from backend.store.record_files import log_once, write_backed_up
+from backend.store.wake import request_wake
 
 log = logging.getLogger("prelabel")
 
@@ -32,7 +40,9 @@ def rename_label(
     """Rename a label in Label Studio; the caller holds the lock of the project's rounds.
 
     An interrupted rename is continued by the same call. If the config lacks the old label and has
-    the new one, only the annotations are changed.
+    the new one, only the annotations are changed. If Label Studio refuses to change an annotation
+    or a draft, the config keeps the old label, and the next round tries again. A training is
+    requested as soon as annotations were changed.
 
     Args:
         session: the project.
@@ -64,13 +74,20 @@ def rename_label(
     if has_old and not has_new:
         renamer.add_new_label()
     _rename_in_home(session, rename)
-    renamer.change_annotations(progress)
+    renamer.change_annotations(progress, lambda times: _record_changes(folder, times))
+    if renamer.counts.refused:
+        log_once(
+            f"project {session.id}: Label Studio refused to change {renamer.counts.refused} "
+            f"annotations and drafts with {rename.old!r}: {renamer.counts.reason}"
+        )
+        return renamer.counts
     renamer.remove_old_label()
     remove_label_answer(folder, rename.control, rename.old)
     if not has_old and renamer.counts == RenameCounts():
         raise UsageError(
             f"Neither the labeling config nor an annotation has the label {rename.old!r}."
         )
+    request_wake(folder, train=True)  # a server that was woken before waits for the lock
     return renamer.counts
 
 
@@ -102,6 +119,8 @@ def find_control(controls: Sequence[Control], rename: LabelRename) -> Control:
 def apply_label_answers(session: ProjectSession, report: StateCallback) -> int:
     """Carry out the renames that people chose on the dashboard, or that were interrupted.
 
+    A rename that Label Studio refuses is tried again in the next round.
+
     Args:
         session: the project.
         report: receives the progress.
@@ -110,7 +129,8 @@ def apply_label_answers(session: ProjectSession, report: StateCallback) -> int:
         the number of changed annotations.
 
     Raises:
-        LabelStudioError: Label Studio refused; the next round continues.
+        LabelStudioError: Label Studio refused the token or is unreachable; the next round
+            continues.
     """
     changed = 0
     for answer in read_label_answers(session.folder):
@@ -127,7 +147,20 @@ def apply_label_answers(session: ProjectSession, report: StateCallback) -> int:
         except (UsageError, ConfigError) as error:  # the config was changed since: ask again
             log.warning("project %s: %s", session.id, error)
             remove_label_answer(session.folder, answer.control, answer.label)
+        except LabelStudioError as error:
+            if not is_refusal(error):
+                raise
+            log_once(f"project {session.id}: renaming {rename.old!r}: {error}")
     return changed
+
+
+def _record_changes(folder: Path, times: Mapping[int, UpdateTimes]) -> None:
+    """Record the times of changed annotations, and request a training.
+
+    No version knows the new name. The request outlives this round, which may fail or be repeated.
+    """
+    record_annotation_times(folder, times)
+    request_wake(folder, train=True)
 
 
 def _rename_in_home(session: ProjectSession, rename: LabelRename) -> None:

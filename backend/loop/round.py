@@ -82,7 +82,8 @@ class Round:
         self._report("observing", 0.0, "")
         self._connection = self._session.connection
         if apply_label_answers(self._session, self._report):
-            request = replace(request, forced=True)  # no version knows the new name
+            # no version knows the new name; it is also requested for the case that this round fails
+            request = replace(request, forced=True)
         fingerprint = fetch_fingerprint(self._connection)
         request = self.memory.adjust_request(request, fingerprint) if self.memory else request
         if self.memory and self._can_skip(self.memory, fingerprint, request):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from backend.label_studio.label_rename import LabelRename, LabelRenamer
 from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from backend.label_studio.tabs import LABEL_NEXT_TAB
 from backend.label_studio.task_results import is_machine_annotation
+from backend.store.annotation_times import AnnotationTimes
 from backend.store.label_answers import LabelAnswer, save_label_answer
 from backend.store.projects import ProjectStore
 from tests.support.cli import json_output, run_prelabel
@@ -106,6 +108,11 @@ def make_labeled_region(control: str, kind: str, label: str) -> Json:
     return {"id": control, "from_name": control, "to_name": "image", "type": kind, "value": value}
 
 
+def iter_times(annotations: Mapping[int, Iterable[Json]]) -> Iterator[tuple[int, str]]:
+    """Yield the id and the time of the last update of each annotation."""
+    return ((one["id"], one["updated_at"]) for rows in annotations.values() for one in rows)
+
+
 def test_renaming_a_label_keeps_all_its_annotations(
     lab: LabelStudioUser,
     tmp_path: Path,
@@ -137,11 +144,13 @@ def test_renaming_a_label_keeps_all_its_annotations(
     member = lab.join_by_invitation("rename@example.com")
     member.request("POST", f"/api/tasks/{tasks[3]}/drafts", json=body | {"lead_time": 1})
     member.close()
-    machine = LabelStudioClient(lab.url, lab.token).ensure_machine_user()
+    client = LabelStudioClient(lab.url, lab.token)
+    machine = client.ensure_machine_user()
     lab.request(
         "POST", f"/api/tasks/{tasks[4]}/annotations/", json=body | {"completed_by": machine}
     )
 
+    before = dict(iter_times(client.annotations_by_task(project)))
     assert "--control colour or --control boxes" in refusal("red", "crimson")
     assert "To merge them" in refusal("red", "blue", "--control", "colour")
     assert rename("red", "dark & red", "--control", "colour") == {
@@ -150,10 +159,18 @@ def test_renaming_a_label_keeps_all_its_annotations(
         "new": "dark & red",
         "annotations": 3,
         "drafts": 1,
+        "refused_annotations": 0,
         "refused_drafts": 0,
     }
     assert rename("ant", "bee")["annotations"] == 1
     assert rename("red", "crimson")["annotations"] == 1, "of the boxes"
+    times = AnnotationTimes(ProjectStore(tmp_path).folder(str(project)))
+    listed = client.annotations_by_task(project)
+    assert sum(before.get(id) == at for id, at in iter_times(listed)) == 1, (
+        "only one has no new name"
+    )
+    restored = {task: times.restore(rows) for task, rows in listed.items()}
+    assert sum(before.get(id) == at for id, at in iter_times(restored)) == 3, "but the accepted one"
     expected = RENAME_CONFIG.replace('value="red"  ', 'value="dark &amp; red"  ')
     expected = expected.replace('"ant"', '"bee"').replace('"red"', '"crimson"')
     assert lab.fetch_project(project)["label_config"] == expected

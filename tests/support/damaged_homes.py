@@ -18,6 +18,7 @@ from backend.onboarding.folder_project import StartedFolder, StoredLabelChoice
 from backend.records import ControlStatus, RoundOutcome, SettingsReset
 from backend.runtime.connection import parse_created_at
 from backend.store.acceptance import AcceptanceState, AcceptanceStore, AcceptedAnswer, Suspension
+from backend.store.annotation_times import record_annotation_times
 from backend.store.api_keys import ApiKeyStore
 from backend.store.audit_predictions import (
     AuditAnswer,
@@ -118,6 +119,7 @@ def _write_round_files(folder: Path) -> None:
     suspension = Suspension("2026-01-01", "Too many are wrong.", AUDIT_LABELS_AFTER_SUSPENSION)
     AcceptanceStore(folder).write(AcceptanceState(given, (suspension,)))
     write_backed_up(folder / "label_times.json", {"plant": {"dead": "2026-01-01T00:00:00+00:00"}})
+    record_annotation_times(folder, {7: ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")})
     write_record(folder / "unsure.json", {"version": LIVE, "tasks": {"40": 0.5}, "sure": {}})
 
 

@@ -281,7 +281,8 @@ SERVER_FILES = {
     "the card of the live version": [f"versions/{LIVE}/card.json"],
     "everything else": [
         "summary.json", "queue.json", "suspects.json", "unsure.json", "label_times.json",
-        "label_times.json.backup", "label_tab.json", "label_examples.json",
+        "label_times.json.backup", "annotation_times.json", "annotation_times.json.backup",
+        "label_tab.json", "label_examples.json",
         "confirmed_labels.json", "confirmed_labels.json.backup",
         f"versions/{LIVE}/audit_predictions.json", "labeled_from_queue.json",
         "labeled_from_queue.json.backup", "acceptance.json", "acceptance.json.backup",

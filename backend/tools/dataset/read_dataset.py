@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from backend.card_records import TAG_BY_KIND
 from backend.domain import Control, ImageSize, Task
 from backend.label_studio import Json
-from backend.label_studio.json_values import read_field
+from backend.label_studio.json_values import read_field, read_objects
 from backend.label_studio.labeling_config import LabelingConfig
 from backend.label_studio.task_results import parse_task
 from backend.learning.audit import AUDIT_SHARE, hash_rank
 from backend.loop.observe import is_audit_task, load_label_times, read_task
 from backend.runtime.project_session import ProjectSession
+from backend.store.annotation_times import AnnotationTimes
 from backend.tools.dataset.file_names import IMAGE_SUFFIXES, FileNames, original_name, split_suffix
 from backend.tools.dataset.labels import Dataset, LabeledImage
 
@@ -110,8 +111,10 @@ def _iter_task_images(
 ) -> Iterator[_TaskImage]:
     client = session.connection.client
     label_times = load_label_times(session.folder)
+    times = AnnotationTimes(session.folder)
     machine_user = client.find_machine_user()
-    for row in client.iter_labeled_tasks(session.number):
+    for listed in client.iter_labeled_tasks(session.number):
+        row = {**listed, "annotations": times.restore(read_objects(listed, "annotations"))}
         task = read_task(row, config, label_times, left_out, machine_user)
         if task.auto_accepted:
             accepted = parse_task(row, config.controls, label_times, Counter())
