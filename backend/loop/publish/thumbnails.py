@@ -96,17 +96,22 @@ class ThumbnailPublisher:
 
     def save_thumbnails(self, images: Mapping[int, str]) -> None:
         """Save missing thumbnails of tasks; skip unreadable images."""
-        missing = {
-            t: a for t, a in images.items() if not self._front.thumbnail_path(str(t)).exists()
-        }
+        missing = [
+            ImageSource(address, task)
+            for task, address in images.items()
+            if not self._front.thumbnail_path(str(task)).exists()
+        ]
         if not missing:
             return
-        sources = [ImageSource(address, task) for task, address in missing.items()]
-        fetched, _ = self._session.images.fetch(sources, THUMBNAIL_PIXELS)
-        decoded_images = {fetched_image.address: fetched_image.decoded for fetched_image in fetched}
-        for task, address in missing.items():
-            if address in decoded_images:
-                self._save_thumbnail(str(task), decoded_images[address])
+        project_images = self._session.images
+        # decoded images of up to 1280 pixels take 5 MB each, so few are in memory at a time
+        for start in range(0, len(missing), project_images.batch_size):
+            batch = missing[start : start + project_images.batch_size]
+            fetched, _ = project_images.fetch(batch, THUMBNAIL_PIXELS)
+            decoded_images = {image.address: image.decoded for image in fetched}
+            for source in batch:
+                if source.address in decoded_images:
+                    self._save_thumbnail(str(source.task_id), decoded_images[source.address])
 
     def _save_capture_thumbnails(self) -> None:
         captures = self._session.captures
