@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from backend.store.record_files import (
 
 QueueReason = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
 MAX_THUMBNAILS = 500
-"""Maximum number of stored thumbnails; the oldest are removed first."""
+"""Maximum number of stored thumbnails; the oldest that are not shown are removed first."""
 
 LABELED_FIX = "earlier labels of uncertain images are not counted"
 MIN_SHOWN_UNCERTAINTY = 0.2
@@ -193,11 +193,17 @@ class QueueFront:
         """
         write_bytes(self.thumbnail_path(name), jpeg, durable=False)
 
-    def trim_thumbnails(self) -> None:
-        """Remove the oldest thumbnails beyond ``MAX_THUMBNAILS``."""
+    def trim_thumbnails(self, shown: Collection[str]) -> None:
+        """Remove the oldest thumbnails beyond ``MAX_THUMBNAILS``.
+
+        Args:
+            shown: names of thumbnails that the dashboard shows, which are kept in any case.
+        """
         stat_pairs = stat_files(self._thumbnails_folder.glob("*.jpg"))
-        stat_pairs.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
-        for _, file in stat_pairs[:-MAX_THUMBNAILS]:
+        excess = max(0, len(stat_pairs) - MAX_THUMBNAILS)
+        removable = [pair for pair in stat_pairs if pair[1].stem not in shown]
+        removable.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
+        for _, file in removable[:excess]:
             file.unlink(missing_ok=True)
 
 
