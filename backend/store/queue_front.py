@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from backend.errors import DamagedFileError, NotFoundError
+from backend.store.confirmed_labels import ConfirmedLabels
+from backend.store.decision_lock import decision_lock
 from backend.store.files import read_json, stat_files, write_bytes
 from backend.store.record_files import (
     ReadJson,
@@ -85,6 +87,9 @@ class StoredLabelErrors:
     suspects: tuple[StoredLabelError, ...] = ()
 
 
+NO_LABEL_ERRORS = StoredLabelErrors()
+
+
 class QueueFront:
     """The front of a project's queue.
 
@@ -94,6 +99,7 @@ class QueueFront:
     """
 
     def __init__(self, folder: Path, read: ReadJson = read_json) -> None:
+        self._folder = folder
         self._file = folder / "queue.json"
         self._uncertain_file = folder / "labeled_from_queue.json"
         self._label_errors_file = folder / "suspects.json"
@@ -112,18 +118,38 @@ class QueueFront:
         """Read the next tasks, in order; none from a damaged file."""
         return read_cache(self._file, tuple[QueuedTask, ...], (), read=self._read)
 
-    def save_label_errors(self, label_errors: StoredLabelErrors) -> None:
-        """Save the result of a label check.
+    def save_label_errors(
+        self, label_errors: StoredLabelErrors, known: StoredLabelErrors = NO_LABEL_ERRORS
+    ) -> Sequence[StoredLabelError]:
+        """Save the result of a label check, without labels that a person decided on.
+
+        Args:
+            label_errors: the result.
+            known: label errors that were stored when the check began. Those that are not stored any
+                more were decided on while it ran.
+
+        Returns:
+            the saved label errors.
 
         Raises:
             StoreError: it cannot be written.
         """
-        write_record(self._label_errors_file, label_errors)
+        confirmed = ConfirmedLabels(self._folder)
+        with decision_lock(self._folder):
+            stored = set(map(_identity, self.label_errors().suspects))
+            decided = set(map(_identity, known.suspects)) - stored
+            suspects = tuple(
+                suspect
+                for suspect in confirmed.without_confirmed(label_errors.suspects)
+                if _identity(suspect) not in decided
+            )
+            write_record(self._label_errors_file, replace(label_errors, suspects=suspects))
+        return suspects
 
     def label_errors(self) -> StoredLabelErrors:
         """Read the result of the last label check; an empty one from a damaged file."""
-        file, default = self._label_errors_file, StoredLabelErrors()
-        return read_cache(file, StoredLabelErrors, default, read=self._read)
+        file = self._label_errors_file
+        return read_cache(file, StoredLabelErrors, NO_LABEL_ERRORS, read=self._read)
 
     def find_label_error(self, error: StoredLabelError) -> StoredLabelError:
         """Return the stored label error with the same task, control and labels.
@@ -132,7 +158,7 @@ class QueueFront:
             NotFoundError: it is not listed any more.
         """
         for suspect in self.label_errors().suspects:
-            if _names_same_label(suspect, error):
+            if _identity(suspect) == _identity(error):
                 return suspect
         raise NotFoundError(
             f"The label of task {error.task} is not listed any more: go back and reload the page."
@@ -144,9 +170,10 @@ class QueueFront:
         Raises:
             StoreError: it cannot be written.
         """
-        stored = self.label_errors()
-        suspects = tuple(one for one in stored.suspects if not _names_same_label(one, error))
-        self.save_label_errors(replace(stored, suspects=suspects))
+        with decision_lock(self._folder):
+            stored = self.label_errors()
+            suspects = tuple(s for s in stored.suspects if _identity(s) != _identity(error))
+            write_record(self._label_errors_file, replace(stored, suspects=suspects))
 
     def record_labeled(self, labeled: Iterable[int]) -> None:
         """Record the labeled tasks among the next ones that the model was uncertain about.
@@ -160,11 +187,12 @@ class QueueFront:
         Raises:
             StoreError: it cannot be written.
         """
-        recorded = self.uncertain_labeled()
         uncertain = {queued_task.task for queued_task in self.tasks() if queued_task.is_uncertain}
-        added = uncertain.intersection(labeled) - recorded
-        if added or (recorded and not has_equal_copies(self._uncertain_file)):
-            write_backed_up(self._uncertain_file, sorted(recorded | added))
+        with decision_lock(self._folder):
+            recorded = self.uncertain_labeled()
+            added = uncertain.intersection(labeled) - recorded
+            if added or (recorded and not has_equal_copies(self._uncertain_file)):
+                write_backed_up(self._uncertain_file, sorted(recorded | added))
 
     def uncertain_labeled(self) -> set[int]:
         """Read the tasks that were labeled because the model was uncertain about them.
@@ -207,7 +235,6 @@ class QueueFront:
             file.unlink(missing_ok=True)
 
 
-def _names_same_label(one: StoredLabelError, other: StoredLabelError) -> bool:
-    return (one.task, one.control, one.given, one.suggested) == (
-        *(other.task, other.control, other.given, other.suggested),
-    )
+def _identity(error: StoredLabelError) -> tuple[int, str, str, str]:
+    """Return what is the same for a label error in every label check."""
+    return error.task, error.control, error.given, error.suggested
