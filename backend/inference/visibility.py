@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 
 from backend.domain import Control, Prediction, VisibilityCondition
@@ -14,14 +14,21 @@ Answers = Mapping[str, Collection[str]]
 def visible_controls(controls: Sequence[Control], answers: Answers) -> frozenset[str]:
     """Return the names of the controls that Label Studio shows with some answers.
 
-    The answer to a control that is hidden itself does not count.
+    The answer to a control that is hidden itself does not count. Controls whose conditions
+    contradict each other, such as two that each hide the other one when answered, are hidden.
 
     Args:
         controls: all served controls of the labeling config.
         answers: answers of choices controls; without those that have no answer.
     """
-    by_name = {control.name: control for control in controls}
-    return frozenset(name for name in by_name if _is_visible(name, by_name, answers, frozenset()))
+    chosen = {c.name: set(answers[c.name]) for c in controls if answers.get(c.name)}
+    visible: frozenset[str] = frozenset()
+    while True:  # each turn adds controls that are certainly visible
+        possible = _shown_without(visible, controls, chosen)
+        certain = _shown_without(possible, controls, chosen)
+        if certain == visible:
+            return visible
+        visible = certain
 
 
 def without_hidden(
@@ -51,31 +58,39 @@ def without_hidden(
     )
 
 
-def _is_visible(
-    name: str, controls: Mapping[str, Control], answers: Answers, pending: frozenset[str]
-) -> bool:
-    """Return whether a control is shown; ``pending`` are controls that wait for it."""
-    pending |= {name}
-    return all(
-        _holds(condition, controls, answers, pending) for condition in controls[name].conditions
-    )
+def _shown_without(
+    hiding: frozenset[str], controls: Sequence[Control], chosen: Mapping[str, Set[str]]
+) -> frozenset[str]:
+    """Return the controls that are shown if the answers to ``hiding`` hide others.
+
+    Args:
+        hiding: controls whose answers count for negated conditions.
+        controls: all served controls of the labeling config.
+        chosen: choices control → chosen labels.
+    """
+    shown: frozenset[str] = frozenset()
+    while True:  # an answer counts once its own control is shown, which may show further controls
+        found = frozenset(
+            control.name
+            for control in controls
+            if all(
+                _is_chosen(condition, control.name, chosen, hiding if condition.negated else shown)
+                != condition.negated
+                for condition in control.conditions
+            )
+        )
+        if found == shown:
+            return shown
+        shown = found
 
 
-def _holds(
-    condition: VisibilityCondition,
-    controls: Mapping[str, Control],
-    answers: Answers,
-    pending: frozenset[str],
+def _is_chosen(
+    condition: VisibilityCondition, name: str, chosen: Mapping[str, Set[str]], counted: Set[str]
 ) -> bool:
-    others = [condition.control] if condition.control else [*answers]
-    is_chosen = any(
-        _matches(condition, answers.get(other, ()))
-        and _is_visible(other, controls, answers, pending)
+    """Return whether one of a condition's labels is chosen in another control that counts."""
+    others = [condition.control] if condition.control else [*chosen]
+    return any(
+        not condition.labels or not chosen[other].isdisjoint(condition.labels)
         for other in others
-        if other in controls and other not in pending
+        if other in chosen and other in counted and other != name
     )
-    return is_chosen != condition.negated
-
-
-def _matches(condition: VisibilityCondition, chosen: Collection[str]) -> bool:
-    return any(not condition.labels or label in condition.labels for label in chosen)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from backend.errors import DamagedFileError
+from backend.store.decision_lock import decision_lock
 from backend.store.record_files import log_once, read_backed_up, write_backed_up
 
 CONFIRMED_LABELS_FILE = "confirmed_labels.json"
@@ -61,6 +62,7 @@ class ConfirmedLabels:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._file = folder / CONFIRMED_LABELS_FILE
 
     def add(self, error: LabelErrorLike) -> None:
@@ -70,8 +72,9 @@ class ConfirmedLabels:
             StoreError: it cannot be written.
         """
         label = ConfirmedLabel(error.task, error.control, error.given)
-        known = [confirmed for confirmed in self._read() if confirmed != label]
-        write_backed_up(self._file, [*known, label][-MAX_CONFIRMED_LABELS:])
+        with decision_lock(self._folder):
+            known = [confirmed for confirmed in self._read() if confirmed != label]
+            write_backed_up(self._file, [*known, label][-MAX_CONFIRMED_LABELS:])
 
     def without_confirmed(self, errors: Iterable[ErrorT]) -> list[ErrorT]:
         """Return the probable label errors whose label nobody confirmed."""

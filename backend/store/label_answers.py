@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.json_records import JsonObject, json_field, unknown_keys
+from backend.store.decision_lock import decision_lock
 from backend.store.files import read_json
 from backend.store.record_files import ReadJson, read_cache, write_record
 
@@ -58,7 +59,8 @@ def save_label_answer(folder: Path, answer: LabelAnswer) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    _write(folder, (*_others(folder, answer.control, answer.label), answer))
+    with decision_lock(folder):
+        _write(folder, (*_others(folder, answer.control, answer.label), answer))
 
 
 def remove_label_answer(folder: Path, control: str, label: str) -> None:
@@ -67,9 +69,10 @@ def remove_label_answer(folder: Path, control: str, label: str) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    others = _others(folder, control, label)
-    if others != read_label_answers(folder):
-        _write(folder, others)
+    with decision_lock(folder):
+        others = _others(folder, control, label)
+        if others != read_label_answers(folder):
+            _write(folder, others)
 
 
 def _others(folder: Path, control: str, label: str) -> tuple[LabelAnswer, ...]:

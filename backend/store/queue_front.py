@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from backend.errors import DamagedFileError, NotFoundError
+from backend.store.confirmed_labels import ConfirmedLabels
+from backend.store.decision_lock import decision_lock
 from backend.store.files import read_json, stat_files, write_bytes
 from backend.store.record_files import (
     ReadJson,
@@ -21,7 +23,7 @@ from backend.store.record_files import (
 
 QueueReason = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
 MAX_THUMBNAILS = 500
-"""Maximum number of stored thumbnails; the oldest are removed first."""
+"""Maximum number of stored thumbnails; the oldest that are not shown are removed first."""
 
 LABELED_FIX = "earlier labels of uncertain images are not counted"
 MIN_SHOWN_UNCERTAINTY = 0.2
@@ -85,6 +87,9 @@ class StoredLabelErrors:
     suspects: tuple[StoredLabelError, ...] = ()
 
 
+NO_LABEL_ERRORS = StoredLabelErrors()
+
+
 class QueueFront:
     """The front of a project's queue.
 
@@ -94,6 +99,7 @@ class QueueFront:
     """
 
     def __init__(self, folder: Path, read: ReadJson = read_json) -> None:
+        self._folder = folder
         self._file = folder / "queue.json"
         self._uncertain_file = folder / "labeled_from_queue.json"
         self._label_errors_file = folder / "suspects.json"
@@ -112,18 +118,38 @@ class QueueFront:
         """Read the next tasks, in order; none from a damaged file."""
         return read_cache(self._file, tuple[QueuedTask, ...], (), read=self._read)
 
-    def save_label_errors(self, label_errors: StoredLabelErrors) -> None:
-        """Save the result of a label check.
+    def save_label_errors(
+        self, label_errors: StoredLabelErrors, known: StoredLabelErrors = NO_LABEL_ERRORS
+    ) -> Sequence[StoredLabelError]:
+        """Save the result of a label check, without labels that a person decided on.
+
+        Args:
+            label_errors: the result.
+            known: label errors that were stored when the check began. Those that are not stored any
+                more were decided on while it ran.
+
+        Returns:
+            the saved label errors.
 
         Raises:
             StoreError: it cannot be written.
         """
-        write_record(self._label_errors_file, label_errors)
+        confirmed = ConfirmedLabels(self._folder)
+        with decision_lock(self._folder):
+            stored = set(map(_identity, self.label_errors().suspects))
+            decided = set(map(_identity, known.suspects)) - stored
+            suspects = tuple(
+                suspect
+                for suspect in confirmed.without_confirmed(label_errors.suspects)
+                if _identity(suspect) not in decided
+            )
+            write_record(self._label_errors_file, replace(label_errors, suspects=suspects))
+        return suspects
 
     def label_errors(self) -> StoredLabelErrors:
         """Read the result of the last label check; an empty one from a damaged file."""
-        file, default = self._label_errors_file, StoredLabelErrors()
-        return read_cache(file, StoredLabelErrors, default, read=self._read)
+        file = self._label_errors_file
+        return read_cache(file, StoredLabelErrors, NO_LABEL_ERRORS, read=self._read)
 
     def find_label_error(self, error: StoredLabelError) -> StoredLabelError:
         """Return the stored label error with the same task, control and labels.
@@ -132,7 +158,7 @@ class QueueFront:
             NotFoundError: it is not listed any more.
         """
         for suspect in self.label_errors().suspects:
-            if _names_same_label(suspect, error):
+            if _identity(suspect) == _identity(error):
                 return suspect
         raise NotFoundError(
             f"The label of task {error.task} is not listed any more: go back and reload the page."
@@ -144,9 +170,10 @@ class QueueFront:
         Raises:
             StoreError: it cannot be written.
         """
-        stored = self.label_errors()
-        suspects = tuple(one for one in stored.suspects if not _names_same_label(one, error))
-        self.save_label_errors(replace(stored, suspects=suspects))
+        with decision_lock(self._folder):
+            stored = self.label_errors()
+            suspects = tuple(s for s in stored.suspects if _identity(s) != _identity(error))
+            write_record(self._label_errors_file, replace(stored, suspects=suspects))
 
     def record_labeled(self, labeled: Iterable[int]) -> None:
         """Record the labeled tasks among the next ones that the model was uncertain about.
@@ -160,11 +187,12 @@ class QueueFront:
         Raises:
             StoreError: it cannot be written.
         """
-        recorded = self.uncertain_labeled()
         uncertain = {queued_task.task for queued_task in self.tasks() if queued_task.is_uncertain}
-        added = uncertain.intersection(labeled) - recorded
-        if added or (recorded and not has_equal_copies(self._uncertain_file)):
-            write_backed_up(self._uncertain_file, sorted(recorded | added))
+        with decision_lock(self._folder):
+            recorded = self.uncertain_labeled()
+            added = uncertain.intersection(labeled) - recorded
+            if added or (recorded and not has_equal_copies(self._uncertain_file)):
+                write_backed_up(self._uncertain_file, sorted(recorded | added))
 
     def uncertain_labeled(self) -> set[int]:
         """Read the tasks that were labeled because the model was uncertain about them.
@@ -193,15 +221,20 @@ class QueueFront:
         """
         write_bytes(self.thumbnail_path(name), jpeg, durable=False)
 
-    def trim_thumbnails(self) -> None:
-        """Remove the oldest thumbnails beyond ``MAX_THUMBNAILS``."""
+    def trim_thumbnails(self, shown: Collection[str]) -> None:
+        """Remove the oldest thumbnails beyond ``MAX_THUMBNAILS``.
+
+        Args:
+            shown: names of thumbnails that the dashboard shows, which are kept in any case.
+        """
         stat_pairs = stat_files(self._thumbnails_folder.glob("*.jpg"))
-        stat_pairs.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
-        for _, file in stat_pairs[:-MAX_THUMBNAILS]:
+        excess = max(0, len(stat_pairs) - MAX_THUMBNAILS)
+        removable = [pair for pair in stat_pairs if pair[1].stem not in shown]
+        removable.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
+        for _, file in removable[:excess]:
             file.unlink(missing_ok=True)
 
 
-def _names_same_label(one: StoredLabelError, other: StoredLabelError) -> bool:
-    return (one.task, one.control, one.given, one.suggested) == (
-        *(other.task, other.control, other.given, other.suggested),
-    )
+def _identity(error: StoredLabelError) -> tuple[int, str, str, str]:
+    """Return what is the same for a label error in every label check."""
+    return error.task, error.control, error.given, error.suggested

@@ -34,9 +34,15 @@ def save_answer(folder: Path, task: int, reason: str) -> None:
         folder: the project's folder.
         task: id of the task.
         reason: see :class:`EmptyAnswer`.
+
+    Raises:
+        StoreError: it cannot be written.
     """
+    answer = EmptyAnswer(task, reason) if reason else SUGGESTED
+    if answer == load_answer(folder):  # most answers have suggestions, as the one before
+        return
     if reason:
-        write_record(folder / ANSWER_FILE, EmptyAnswer(task, reason))
+        write_record(folder / ANSWER_FILE, answer)
     else:
         remove_file(folder / ANSWER_FILE)
 

@@ -29,7 +29,6 @@ from backend.loop.publish.thumbnails import (
 )
 from backend.runtime.connection import Connection
 from backend.runtime.project_session import ProjectSession
-from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.queue_front import QueueFront, StoredLabelError, StoredLabelErrors
 from backend.training.head import target_matrix
 from backend.vision.detection.trained_detector import Detector
@@ -59,6 +58,8 @@ class LabelErrorFinder:
     def find_label_errors(self) -> list[LabelErrorCandidate]:
         """Return all probable label errors, worst first, and list the worst in Label Studio."""
         folder = self._session.folder
+        front = QueueFront(folder)
+        known = front.label_errors()  # before the labels are read, see save_label_errors
         observation = observe(self._connection, folder, fetch_fingerprint(self._connection))
         self.labeled_count = len(observation.labeled)
         encoder = self._session.live_encoder()
@@ -72,12 +73,12 @@ class LabelErrorFinder:
             for s in self._control_suspects(control, fit, observation)
         ]
         label_errors.sort(key=lambda suspect: suspect.quality)
-        label_errors = ConfirmedLabels(folder).without_confirmed(label_errors)
-        stored = (
-            StoredLabelError(s.task, s.given, s.suggested, s.quality, s.why, s.control)
+        by_record = {
+            StoredLabelError(s.task, s.given, s.suggested, s.quality, s.why, s.control): s
             for s in label_errors
-        )
-        QueueFront(folder).save_label_errors(StoredLabelErrors(self._live_version, tuple(stored)))
+        }
+        found = StoredLabelErrors(self._live_version, tuple(by_record))
+        label_errors = [by_record[record] for record in front.save_label_errors(found, known)]
         self._publish(label_errors[:MAX_SHOWN_SUSPECTS], observation, fit.live_model, embeddings)
         thumbnail_tasks = {suspect.task for suspect in label_errors[:MAX_LABEL_ERROR_THUMBNAILS]}
         ThumbnailPublisher(self._session).save_thumbnails(

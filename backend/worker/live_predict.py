@@ -7,7 +7,7 @@ from collections import Counter
 from functools import partial
 
 from backend.domain import Control, Task
-from backend.errors import ConfigError, ImageError, UsageError
+from backend.errors import ConfigError, ImageError, StoreError, UsageError
 from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.images import image_sources
 from backend.inference.predict import count_unreadable, infer_tasks
@@ -25,6 +25,7 @@ from backend.learning.audit import hash_rank
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
+from backend.store.record_files import log_once
 from backend.store.smart_tool_answer import save_answer
 
 log = logging.getLogger("prelabel")
@@ -83,7 +84,10 @@ def _suggest_regions(
         if suggestions.empty_reason:
             message = "project %s: the smart tool suggested nothing for task %s. %s"
             log.info(message, session.id, task.id, suggestions.empty_reason)
-        save_answer(session.folder, task.id, suggestions.empty_reason)
+        try:
+            save_answer(session.folder, task.id, suggestions.empty_reason)
+        except StoreError as error:  # the dashboard cannot explain it; the suggestions are fine
+            log_once(f"project {session.id}: {error}")
     regions = suggestions.regions
     score = max((region["score"] for region in regions), default=0.0)
     return {

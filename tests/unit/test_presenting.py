@@ -27,6 +27,8 @@ from backend.loop.publish.publish import Publisher
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
+from backend.store.smart_tool_answer import ANSWER_FILE, load_answer, save_answer
+from backend.worker.live_predict import predict_tasks
 from tests.support import dashboard_homes
 from tests.support.drawings import make_drawing
 from tests.support.harness import make_data_uri
@@ -169,3 +171,42 @@ def test_what_somebody_skipped_meanwhile_is_not_accepted(settings: Settings) -> 
     Studio.skipped.update(OTHERS[:2])
     present(settings)
     assert sorted(Studio.answered) == OTHERS[2:]
+
+
+def test_suggestions_are_returned_if_the_reason_for_none_cannot_be_saved(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    resources = Resources(settings)
+    (record,) = resources.projects.all()
+    blocked = resources.folder(record) / ANSWER_FILE
+    (blocked / "full").mkdir(parents=True)
+    value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["disc"]}
+    drawn = {"id": "a", "from_name": "what", "to_name": "image", "type": "rectanglelabels"}
+    config = (
+        '<View><Image name="image" value="$image"/><RectangleLabels name="what" toName="image">'
+        '<Label value="disc"/><Label value="square"/></RectangleLabels></View>'
+    )
+    request = {
+        "tasks": [{"id": 1, "data": {"image": make_data_uri(make_drawing(1).to_png())}}],
+        "project": "1",
+        "label_config": config,
+        "params": {"context": {"result": [{**drawn, "value": value}]}},
+    }
+    for _ in range(2):
+        response = predict_tasks(resources, request)
+        assert response is not None
+        assert response["results"][0]["result"]
+    assert caplog.text.count(ANSWER_FILE) == 1
+
+
+def test_the_reason_for_no_suggestion_is_only_written_if_it_changed(tmp_path: Path) -> None:
+    save_answer(tmp_path, 7, "")
+    assert not list(tmp_path.iterdir())
+    save_answer(tmp_path, 7, "Nothing is similar.")
+    written = (tmp_path / ANSWER_FILE).stat()
+    save_answer(tmp_path, 7, "Nothing is similar.")
+    assert (tmp_path / ANSWER_FILE).stat().st_ino == written.st_ino
+    save_answer(tmp_path, 8, "Nothing is similar.")
+    assert load_answer(tmp_path).task == 8
+    save_answer(tmp_path, 8, "")
+    assert not list(tmp_path.iterdir())

@@ -234,7 +234,7 @@ def test_files_that_disappear_while_listed_are_skipped(tmp_path: Path) -> None:
     for number in range(3):
         front.save_thumbnail(str(number), b"picture")
     (tmp_path / "thumbnails" / "dangling.jpg").symlink_to(tmp_path / "away")
-    front.trim_thumbnails()
+    front.trim_thumbnails(())
     assert front.thumbnail_path("2").exists()
     pictures = ImageCopies(tmp_path, max_bytes=0)
     assert pictures.trim() == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -112,6 +113,10 @@ def control(name: str, *conditions: VisibilityCondition, labels: str = "ab") -> 
         ({"y": [""]}, {"y": ["a"]}, "x"),  # its own answer does not show it
         ({"x": ["y"], "y": ["x"]}, {"x": ["a"], "y": ["a"]}, ""),
         ({"y": ["x", "z"]}, {"x": ["a"]}, "x"),
+        ({"x": ["!y"], "y": ["!x"]}, {"x": ["a"], "y": ["a"]}, ""),
+        ({"x": ["!x"]}, {"x": ["a"]}, "xy"),  # its own answer does not hide it
+        ({"y": ["x"], "z": ["!"]}, {"x": ["a"]}, "xy"),
+        ({"y": ["x"], "z": ["!"]}, {"z": ["a"]}, "xz"),
     ],
 )
 def test_the_answers_decide_what_is_visible(
@@ -124,6 +129,69 @@ def test_the_answers_decide_what_is_visible(
     names = "xyz" if "z" in conditions or "z" in visible else "xy"
     controls = [control(name, *map(parse_condition, conditions.get(name, ()))) for name in names]
     assert visible_controls(controls, answers) == frozenset(visible)
+
+
+def is_visible_by_definition(
+    name: str,
+    controls: dict[str, Control],
+    answers: dict[str, list[str]],
+    pending: frozenset[str] = frozenset(),
+) -> bool:
+    """Follow the conditions of a control on every path without a cycle."""
+    pending |= {name}
+
+    def holds(condition: VisibilityCondition) -> bool:
+        others = [condition.control] if condition.control else [*answers]
+        is_chosen = any(
+            any(not condition.labels or label in condition.labels for label in answers.get(o, ()))
+            and is_visible_by_definition(o, controls, answers, pending)
+            for o in others
+            if o in controls and o not in pending
+        )
+        return is_chosen != condition.negated
+
+    return all(map(holds, controls[name].conditions))
+
+
+def test_visible_controls_are_those_of_the_definition() -> None:
+    """Random conditions: A on A, B on all, negated ones on A, and one that any answer hides."""
+    rng = np.random.default_rng(0)
+    first, second = ["a1", "a2", "a3"], ["b1", "b2", "b3"]
+
+    def draw_conditions(names: list[str]) -> list[VisibilityCondition]:
+        drawn = [VisibilityCondition(str(name)) for name in rng.choice(names, rng.integers(3))]
+        return [replace(c, labels=("a",)) if rng.random() < 0.3 else c for c in drawn]
+
+    sizes = set()
+    for _ in range(500):
+        controls = {name: control(name, *draw_conditions(first)) for name in first}
+        for name in second:
+            negated = [replace(c, negated=True) for c in draw_conditions(first)]
+            controls[name] = control(name, *draw_conditions([*first, *second, ""]), *negated)
+        controls["c"] = control("c", VisibilityCondition(negated=True))
+        answers = {
+            name: list(rng.choice(["a", "b"], rng.integers(3), replace=False))
+            for name in (*first, *second)
+            if rng.random() < 0.8
+        }
+        expected = {n for n in controls if is_visible_by_definition(n, controls, answers)}
+        assert visible_controls(list(controls.values()), answers) == expected
+        sizes.add(len(expected))
+    assert len(sizes) > 5
+
+
+@pytest.mark.parametrize("negated", [False, True])
+def test_many_conditions_on_any_other_control_are_checked_fast(negated: bool) -> None:
+    """Following every path would take about 30! steps."""
+    condition = VisibilityCondition(negated=negated)
+    names = [f"x{number}" for number in range(30)]
+    controls = [control(name, condition) for name in names]
+    answers = {name: ["a"] for name in (*names, "start")}
+    began = time.perf_counter()
+    assert visible_controls(controls, answers) == frozenset()
+    shown = visible_controls([*controls, control("start")], answers)
+    assert shown == ({"start"} if negated else {*names, "start"})
+    assert time.perf_counter() - began < 1.0
 
 
 def head(weight: list[list[float]]) -> Head:

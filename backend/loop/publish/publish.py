@@ -115,6 +115,7 @@ class Publisher:
         thumbnails = ThumbnailPublisher(self._session)
         thumbnails.publish_round(order, open_tasks)
         thumbnails.publish_labeled(observation, live_version)
+        thumbnails.trim()
         errors = {**self._session.images.errors, **embeddings.errors}
         unreadable_counts = count_unreadable(observation.tasks, observation.config.controls, errors)
         return PublishResult(bool(existing or new), unreadable_counts, order)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from backend.domain import Control, Task
@@ -34,7 +34,7 @@ MAX_AUDIT_THUMBNAILS = 200
 """Maximum number of audit images with a thumbnail; those with a wrong prediction come first."""
 EXAMPLES_PER_LABEL = 4
 MAX_EXAMPLE_LABELS = 40
-"""Maximum number of labels of a control with examples, so that thumbnails do not add up."""
+"""Maximum number of labels with examples, of all controls together."""
 THUMBNAIL_TASKS = 60
 """Number of tasks whose image URL is kept, for thumbnails when the front moves up."""
 
@@ -49,6 +49,7 @@ class ThumbnailPublisher:
     def __init__(self, session: ProjectSession) -> None:
         self._session = session
         self._front = QueueFront(session.folder)
+        self._shown: set[str] = set()
 
     def publish_round(self, order: QueueOrder, tasks: Iterable[Task]) -> None:
         """Save the front of the queue and the latest captured images after a round."""
@@ -58,7 +59,6 @@ class ThumbnailPublisher:
         )
         self.publish_queue(order)
         self._save_capture_thumbnails()
-        self._front.trim_thumbnails()
 
     def publish_queue(self, order: QueueOrder) -> None:
         """Save the current front of the queue."""
@@ -96,22 +96,34 @@ class ThumbnailPublisher:
 
     def save_thumbnails(self, images: Mapping[int, str]) -> None:
         """Save missing thumbnails of tasks; skip unreadable images."""
-        missing = {
-            t: a for t, a in images.items() if not self._front.thumbnail_path(str(t)).exists()
-        }
+        self._shown.update(map(str, images))
+        missing = [
+            ImageSource(address, task)
+            for task, address in images.items()
+            if not self._front.thumbnail_path(str(task)).exists()
+        ]
         if not missing:
             return
-        sources = [ImageSource(address, task) for task, address in missing.items()]
-        fetched, _ = self._session.images.fetch(sources, THUMBNAIL_PIXELS)
-        decoded_images = {fetched_image.address: fetched_image.decoded for fetched_image in fetched}
-        for task, address in missing.items():
-            if address in decoded_images:
-                self._save_thumbnail(str(task), decoded_images[address])
+        project_images = self._session.images
+        # decoded images of up to 1280 pixels take 5 MB each, so few are in memory at a time
+        for start in range(0, len(missing), project_images.batch_size):
+            batch = missing[start : start + project_images.batch_size]
+            fetched, _ = project_images.fetch(batch, THUMBNAIL_PIXELS)
+            decoded_images = {image.address: image.decoded for image in fetched}
+            for source in batch:
+                if source.address in decoded_images:
+                    self._save_thumbnail(str(source.task_id), decoded_images[source.address])
+
+    def trim(self) -> None:
+        """Remove old thumbnails, but none that this object published or of a label error."""
+        suspects = self._front.label_errors().suspects[:MAX_LABEL_ERROR_THUMBNAILS]
+        self._front.trim_thumbnails(self._shown | {str(suspect.task) for suspect in suspects})
 
     def _save_capture_thumbnails(self) -> None:
         captures = self._session.captures
         for capture in captures.latest(MAX_CAPTURES):
             name = f"capture-{capture.id}"
+            self._shown.add(name)
             if self._front.thumbnail_path(name).exists():
                 continue
             try:
@@ -154,11 +166,26 @@ def select_examples(observation: Observation) -> LabelExamples:
                         _tasks_of_label(labeled, control, label), EXAMPLES_PER_LABEL
                     )
                 )
-                for label in control.label_names[:MAX_EXAMPLE_LABELS]
+                for label in labels
             }
-            for control in observation.config.controls
+            for control, labels in _labels_with_examples(observation.config.controls)
         }
     )
+
+
+def _labels_with_examples(controls: Sequence[Control]) -> list[tuple[Control, list[str]]]:
+    """Return the first labels of each control, ``MAX_EXAMPLE_LABELS`` in total."""
+    ranked = [
+        (rank, place) for place, c in enumerate(controls) for rank in range(len(c.label_names))
+    ]
+    chosen = set(sorted(ranked)[:MAX_EXAMPLE_LABELS])  # each control's first label comes first
+    return [
+        (
+            control,
+            [name for rank, name in enumerate(control.label_names) if (rank, place) in chosen],
+        )
+        for place, control in enumerate(controls)
+    ]
 
 
 def _tasks_of_label(
