@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,22 +67,19 @@ class InferenceResult:
     def choice_uncertainties(self) -> dict[int, float]:
         """Return the uncertainty of each classified task, 0 to 1, for its least certain control."""
         uncertainties: dict[int, float] = {}
+        visible_in = cache(self._visible_controls)  # once per task, not for each of its controls
         for control in self.controls:
-            rows = self._visible_rows(control)
+            rows = self.probabilities.get(control.name, {})
+            if control.conditions:
+                rows = {task: row for task, row in rows.items() if control.name in visible_in(task)}
             if rows and (control.multiple or len(self.model.labels(control.name)) > 1):
                 values = uncertainty(np.stack(list(rows.values())), control.multiple)
                 for task, value in zip(rows, values, strict=True):
                     uncertainties[task] = max(uncertainties.get(task, 0.0), float(value))
         return uncertainties
 
-    def _visible_rows(self, control: Control) -> dict[int, Floats]:
-        """Return task → probabilities where the control is shown with the predicted answers."""
-        rows = self.probabilities.get(control.name, {})
-        if not control.conditions:
-            return rows
-        return {task: row for task, row in rows.items() if self._is_visible(control, task)}
-
-    def _is_visible(self, control: Control, task: int) -> bool:
+    def _visible_controls(self, task: int) -> frozenset[str]:
+        """Return the controls that are shown with the predicted answers for a task."""
         answers: dict[str, list[str]] = {}
         for other in self.controls:
             row = self.probabilities.get(other.name, {}).get(task)
@@ -93,7 +91,7 @@ class InferenceResult:
                     for name, value in labels.items()
                     if value >= max(other.threshold, thresholds.get(name, 0.0))
                 ]
-        return control.name in visible_controls(self.controls, answers)
+        return visible_controls(self.controls, answers)
 
     def label_rarities(self) -> dict[int, float]:
         """Return how rare the labels of each classified task are, 0 to 1: the rarest control's."""

@@ -26,8 +26,8 @@ def visible_controls(controls: Sequence[Control], answers: Answers) -> frozenset
     while True:  # each turn adds controls that are certainly visible
         possible = _shown_without(visible, controls, chosen)
         certain = _shown_without(possible, controls, chosen)
-        if certain == visible:
-            return visible
+        if certain in (visible, possible):
+            return certain
         visible = certain
 
 

@@ -146,7 +146,7 @@ def apply_label_answers(session: ProjectSession, report: StateCallback) -> int:
             changed += rename_label(session, rename, show_progress).annotations
         except (UsageError, ConfigError) as error:  # the config was changed since: ask again
             log.warning("project %s: %s", session.id, error)
-            remove_label_answer(session.folder, answer.control, answer.label)
+            remove_label_answer(session.folder, answer.control, answer.label, answer.new)
         except LabelStudioError as error:
             if not is_refusal(error):
                 raise

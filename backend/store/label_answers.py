@@ -60,23 +60,30 @@ def save_label_answer(folder: Path, answer: LabelAnswer) -> None:
         StoreError: it cannot be written.
     """
     with decision_lock(folder):
-        _write(folder, (*_others(folder, answer.control, answer.label), answer))
+        answers = read_label_answers(folder)
+        others = (a for a in answers if not a.is_about(answer.control, answer.label))
+        _write(folder, (*others, answer))
 
 
-def remove_label_answer(folder: Path, control: str, label: str) -> None:
+def remove_label_answer(folder: Path, control: str, label: str, new: str | None = None) -> None:
     """Remove the decision about a label, if there is one.
+
+    Args:
+        folder: the project's folder.
+        control: name of the control.
+        label: the label.
+        new: only remove the decision for this new label; None for any.
 
     Raises:
         StoreError: it cannot be written.
     """
     with decision_lock(folder):
-        others = _others(folder, control, label)
-        if others != read_label_answers(folder):
+        answers = read_label_answers(folder)
+        others = tuple(
+            a for a in answers if not a.is_about(control, label) or new not in (None, a.new)
+        )
+        if others != answers:
             _write(folder, others)
-
-
-def _others(folder: Path, control: str, label: str) -> tuple[LabelAnswer, ...]:
-    return tuple(a for a in read_label_answers(folder) if not a.is_about(control, label))
 
 
 def _write(folder: Path, answers: tuple[LabelAnswer, ...]) -> None:

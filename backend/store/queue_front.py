@@ -10,7 +10,7 @@ from typing import Literal
 from backend.errors import DamagedFileError, NotFoundError
 from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.decision_lock import decision_lock
-from backend.store.files import read_json, stat_files, write_bytes
+from backend.store.files import read_json, remove_file, stat_files, write_bytes
 from backend.store.record_files import (
     ReadJson,
     has_equal_copies,
@@ -226,13 +226,16 @@ class QueueFront:
 
         Args:
             shown: names of thumbnails that the dashboard shows, which are kept in any case.
+
+        Raises:
+            StoreError: one cannot be removed.
         """
         stat_pairs = stat_files(self._thumbnails_folder.glob("*.jpg"))
         excess = max(0, len(stat_pairs) - MAX_THUMBNAILS)
         removable = [pair for pair in stat_pairs if pair[1].stem not in shown]
         removable.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
         for _, file in removable[:excess]:
-            file.unlink(missing_ok=True)
+            remove_file(file)
 
 
 def _identity(error: StoredLabelError) -> tuple[int, str, str, str]:

@@ -783,7 +783,7 @@ SEVERAL = replace(ONE, multiple=True)
         (ONE, "healthy", "wilting", ["healthy"], ["wilting"]),
         (ONE, "healthy", "wilting", ["wilting"], None),  # changed meanwhile
         (SEVERAL, "wilting", "not wilting", ["healthy", "wilting"], ["healthy"]),
-        (SEVERAL, "wilting", "not wilting", ["wilting"], []),
+        (SEVERAL, "wilting", "not wilting", ["wilting"], []),  # shown as an answer if stored empty
         (SEVERAL, "not wilting", "wilting", ["healthy"], ["healthy", "wilting"]),
         (SEVERAL, "not wilting", "wilting", ["wilting"], None),
     ],
@@ -797,8 +797,26 @@ def test_a_label_is_changed_and_the_rest_of_the_annotation_stays(
     if after is None:
         assert result is None
     else:
-        assert result == [{**CHOICE, "value": {"choices": after}}, BOX]
-    assert edit.apply([BOX]) is None
+        choices = [{**CHOICE, "value": {"choices": after}}] if after else []
+        assert result == [*choices, BOX]
+
+
+def test_a_label_is_added_where_nothing_was_chosen() -> None:
+    """Label Studio stores no item then; one of many must have the label that is replaced."""
+    edit = suggested_edit(SEVERAL, "not wilting", "wilting")
+    assert edit is not None
+    added, box = edit.apply([BOX]) or []
+    assert box == BOX
+    assert len(added.pop("id")) == 10
+    plain = {key: value for key, value in CHOICE.items() if key != "id"}
+    assert added == {**plain, "value": {"choices": ["wilting"]}}
+    for control, given, suggested in (
+        (ONE, "healthy", "wilting"),
+        (SEVERAL, "wilting", "not wilting"),
+    ):
+        other = suggested_edit(control, given, suggested)
+        assert other is not None
+        assert other.apply([BOX]) is None
 
 
 def test_only_choices_of_the_config_are_written() -> None:

@@ -109,6 +109,8 @@ def test_a_later_answer_replaces_the_earlier_one(tmp_path: Path) -> None:
     latest = LabelAnswer("clothes", "pants", "trousers", keeps_old=True)
     save_label_answer(tmp_path, latest)
     assert read_label_answers(tmp_path) == (other, latest)
+    remove_label_answer(tmp_path, "clothes", "pants", new="an earlier decision")
+    assert read_label_answers(tmp_path) == (other, latest)
     remove_label_answer(tmp_path, "clothes", "pants")
     assert read_label_answers(tmp_path) == (other,)
     (tmp_path / LABEL_ANSWERS_FILE).write_text("{")

@@ -106,6 +106,15 @@ def test_shown_thumbnails_are_not_trimmed(
     assert len(Studio.saved_counts) == 5, "more are shown than the maximum, and all are kept"
 
 
+def test_thumbnails_that_cannot_be_removed_do_not_stop_a_round(
+    session: ProjectSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(queue_front, "MAX_THUMBNAILS", 0)
+    (Studio.thumbnails / "folder.jpg").mkdir(parents=True)
+    ThumbnailPublisher(session).trim()
+    assert "thumbnails could not be removed" in caplog.text
+
+
 def test_examples_of_all_controls_share_one_limit() -> None:
     names = [str(label) for label in range(60)]
     controls = tuple(

@@ -116,8 +116,11 @@ class ThumbnailPublisher:
 
     def trim(self) -> None:
         """Remove old thumbnails, but none that this object published or of a label error."""
-        suspects = self._front.label_errors().suspects[:MAX_LABEL_ERROR_THUMBNAILS]
-        self._front.trim_thumbnails(self._shown | {str(suspect.task) for suspect in suspects})
+        try:
+            suspects = self._front.label_errors().suspects[:MAX_LABEL_ERROR_THUMBNAILS]
+            self._front.trim_thumbnails(self._shown | {str(suspect.task) for suspect in suspects})
+        except StoreError as error:
+            log.warning("project %s: thumbnails could not be removed: %s", self._session.id, error)
 
     def _save_capture_thumbnails(self) -> None:
         captures = self._session.captures
