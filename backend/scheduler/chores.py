@@ -11,7 +11,7 @@ from backend.errors import PrelabelError, RoundInProgressError
 from backend.records import RoundOutcome
 from backend.scheduler.jobs import CleanupJob, Job, LabelCheckJob, WarmUpJob
 from backend.scheduler.project_state import ProjectState
-from backend.scheduler.supervise import Supervisor
+from backend.scheduler.supervise import Supervisor, cancel_all
 from backend.scheduler.worker_pool import WorkerPool
 
 log = logging.getLogger("prelabel")
@@ -42,10 +42,7 @@ class ProjectChores:
 
     async def stop(self) -> None:
         """Cancel all running jobs."""
-        running = list(self._running_tasks)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await cancel_all(self._running_tasks)
 
     def start_after_round(
         self, project_state: ProjectState, outcome: RoundOutcome, *, is_full_round: bool

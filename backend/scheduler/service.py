@@ -28,7 +28,7 @@ from backend.scheduler.predict_queue import PredictQueue
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.registration import Registration
 from backend.scheduler.round_runner import RoundRunner
-from backend.scheduler.supervise import Supervisor
+from backend.scheduler.supervise import Supervisor, cancel_all
 from backend.scheduler.worker_pool import (
     PREDICTION_NICENESS,
     TRAINING_NICENESS,
@@ -118,9 +118,7 @@ class Service:
         """Stop all jobs; an interrupted round is repeated at the next start."""
         running_tasks = [*self._loop_tasks.values(), *self._cancelled_tasks]
         running_tasks += [self._poll_task] if self._poll_task else []
-        for task in running_tasks:
-            task.cancel()
-        await asyncio.gather(*running_tasks, return_exceptions=True)
+        await cancel_all(running_tasks)
         await self._chores.stop()
         await self._round_workers.stop()
         await self._prediction_workers.stop()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from backend.errors import PrelabelError
 
 log = logging.getLogger("prelabel")
+CANCEL_INTERVAL_SECONDS = 1.0
+"""Time after which tasks that still run are cancelled again."""
 
 
 class Supervisor:
@@ -57,3 +59,15 @@ class Supervisor:
             await asyncio.sleep(interval_seconds)
             with self.log_errors(name):
                 await action()
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until all have ended.
+
+    A task whose cleanup raises another error goes on, so it is cancelled again.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_INTERVAL_SECONDS)

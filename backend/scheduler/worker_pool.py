@@ -232,7 +232,12 @@ class WorkerPool:
                 waiter.worker.set_result(free.pop())
 
     def _next_waiter(self, is_quick: bool) -> _Waiter | None:
-        candidates = [w for w in self._waiters if w.accepts_quick or not is_quick]
+        candidates = [
+            waiter
+            for waiter in self._waiters
+            if not waiter.worker.done()  # a cancelled one leaves the list when its task runs next
+            and (waiter.accepts_quick or not is_quick)
+        ]
         return min(candidates, key=self._rank, default=None)
 
     def _rank(self, waiter: _Waiter) -> tuple[bool, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -31,7 +32,7 @@ from backend.errors import (
 )
 from backend.label_studio.ml_protocol import NO_VERSION, parse_predict_request
 from backend.records import RoundOutcome, RoundStatus
-from backend.scheduler import frames
+from backend.scheduler import frames, supervise
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import PredictJob, WarmUpJob
@@ -178,6 +179,44 @@ def test_a_job_raises_its_error_and_the_worker_continues(
             await worker.run(PredictJob(), request(1))
 
     assert with_pool(tmp_path / "notes", work) == [[1]]
+
+
+def test_a_worker_is_not_given_to_a_cancelled_job(tmp_path: Path) -> None:
+    """The job leaves the queue only when its task runs next, after the worker is released."""
+
+    async def use(pool: WorkerPool) -> None:
+        async with pool.acquire():
+            pass
+
+    async def work(pool: WorkerPool) -> None:
+        async with pool.acquire():
+            waiting = asyncio.create_task(use(pool))
+            await asyncio.sleep(0)
+            waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled()
+        await asyncio.wait_for(use(pool), 5)
+
+    with_pool(tmp_path / "notes", work)
+
+
+def test_a_task_that_survives_its_cancellation_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervise, "CANCEL_INTERVAL_SECONDS", 0.01)
+
+    async def survive_once() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    async def run() -> None:
+        task = asyncio.create_task(survive_once())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(supervise.cancel_all([task]), 5)
+        assert task.cancelled()
+
+    asyncio.run(run())
 
 
 def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
