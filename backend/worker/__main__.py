@@ -161,7 +161,7 @@ class JobRunner:
         from backend.inference.smart_tools import warm_up
 
         session = self._session(job)
-        _ = session.images  # imports Label Studio's SDK, which is slow too
+        _ = session.images  # connects to Label Studio, which takes time as well
         warm_up(session.model(job.version) if job.version else None)
 
     def _change_label(self, job: ChangeLabelJob) -> int:

@@ -28,7 +28,12 @@ from backend.learning.audit import is_audit
 from backend.store.api_keys import ApiKeyStore
 from backend.store.queue_front import QueueFront, StoredLabelError, StoredLabelErrors
 from backend.store.versions import VersionStore
-from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
+from tests.support.browser import (
+    BROWSER_TIMEOUT_MS,
+    horizontal_overflow,
+    next_images,
+    save_screenshot,
+)
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import SHAPE_LABELS, DrawnObject, make_drawing
 from tests.support.harness import (
@@ -244,8 +249,7 @@ def test_the_button_serves_the_images_in_the_order_of_the_dashboard(
 ) -> None:
     def promised() -> list[int]:
         page.goto(garden.url)
-        links = page.get_by_role("region", name="Next images").get_by_role("link")
-        return [int(text.removeprefix("Task ")) for text in links.all_inner_texts()]
+        return next_images(page)
 
     wanted, second, *_ = promised()
     with page.expect_response(re.compile("id=next_task")) as answer:

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, Response, expect
 
 from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from backend.learning.audit import is_audit
-from tests.support.browser import horizontal_overflow, save_screenshot
+from tests.support.browser import horizontal_overflow, next_images, save_screenshot
 from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import Json, LabelStudioUser, make_png, wait_until
 
@@ -91,12 +91,6 @@ class LabelStream:
 
 def is_next_task(response: Response) -> bool:
     return "id=next_task" in response.url and response.ok
-
-
-def next_images(page: Page) -> list[int]:
-    """The tasks that the dashboard lists next."""
-    links = page.get_by_role("region", name="Next images").get_by_role("link")
-    return [int(text.removeprefix("Task ")) for text in links.all_inner_texts()]
 
 
 def take_screenshots(browser: Browser, url: str, folder: Path) -> None:

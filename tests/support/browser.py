@@ -65,3 +65,9 @@ def save_screenshot(page: Page, folder: Path, name: str) -> None:
 def horizontal_overflow(page: Page) -> int:
     """Return by how many pixels a page is wider than its window."""
     return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+
+def next_images(page: Page) -> list[int]:
+    """Return the tasks that a project's page on the dashboard lists next."""
+    links = page.get_by_role("region", name="Next images").get_by_role("link")
+    return [int(text.removeprefix("Task ")) for text in links.all_inner_texts()]

@@ -32,6 +32,13 @@ def text(html: str) -> str:
 
 def served(home: Path, ask: Asking) -> None:
     """Ask a server whose Label Studio is away."""
+    served_with_service(home, lambda client, _: ask(client))
+
+
+def served_with_service(
+    home: Path, ask: Callable[[httpx.AsyncClient, Service], Awaitable[None]]
+) -> None:
+    """Ask a server whose Label Studio is away, and look at its service."""
 
     async def run() -> None:
         settings = Settings(home=home, label_studio_url="http://127.0.0.1:9", api_key="x")
@@ -39,7 +46,7 @@ def served(home: Path, ask: Asking) -> None:
         await service.start()
         transport = httpx.ASGITransport(create_app(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            await ask(client)
+            await ask(client, service)
         await service.stop()
 
     asyncio.run(run())

@@ -52,6 +52,7 @@ from backend.settings import Settings
 from backend.store import wake
 from backend.store.projects import ProjectStore, save_outcome
 from backend.store.record_files import write_backed_up
+from tests.support.dashboard_client import served_with_service
 
 ROOT = Path(__file__).parents[2]
 PoolWork = Callable[[WorkerPool], Awaitable[None]]
@@ -631,24 +632,6 @@ def test_the_label_check_runs_after_the_current_round(
     assert with_pool(notes, work) == inspected
 
 
-Asking = Callable[[httpx.AsyncClient, Service], Awaitable[None]]
-
-
-def served(home: Path, ask: Asking) -> None:
-    """Ask a server whose Label Studio is away."""
-
-    async def run() -> None:
-        settings = Settings(home=home, label_studio_url="http://127.0.0.1:9", api_key="x")
-        service = Service(settings)
-        await service.start()
-        transport = httpx.ASGITransport(create_app(service))
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            await ask(client, service)
-        await service.stop()
-
-    asyncio.run(run())
-
-
 def test_damaged_files_of_one_project_do_not_stop_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -667,7 +650,7 @@ def test_damaged_files_of_one_project_do_not_stop_the_others(
         shown = (await client.get("/api/projects")).json()
         assert [project["id"] for project in shown] == [2, 3, 4]
 
-    served(tmp_path, ask)
+    served_with_service(tmp_path, ask)
     assert not (projects.folder("4") / wake.TRAIN_FILE).exists(), "the wish was noticed"
     assert any("project 1 is skipped" in record.message for record in caplog.records)
 
@@ -682,7 +665,7 @@ def test_a_start_removes_the_temporary_files_of_killed_processes(tmp_path: Path)
     async def ask(client: httpx.AsyncClient, service: Service) -> None:
         assert not any(file.exists() for file in leftovers)
 
-    served(tmp_path, ask)
+    served_with_service(tmp_path, ask)
 
 
 def test_cross_site_requests_to_the_ml_protocol_are_refused(tmp_path: Path) -> None:
@@ -700,7 +683,7 @@ def test_cross_site_requests_to_the_ml_protocol_are_refused(tmp_path: Path) -> N
         assert (await client.post("/webhook", json={})).status_code == 200
         assert (await client.post("/predict", content=b"[]")).status_code == 400
 
-    served(tmp_path, ask)
+    served_with_service(tmp_path, ask)
 
 
 def test_a_setup_that_is_too_large_is_refused(tmp_path: Path) -> None:
@@ -713,7 +696,7 @@ def test_a_setup_that_is_too_large_is_refused(tmp_path: Path) -> None:
         )
         assert service.projects() == []
 
-    served(tmp_path, ask)
+    served_with_service(tmp_path, ask)
 
 
 def test_a_new_address_of_label_studio_is_adopted(tmp_path: Path) -> None:
@@ -726,7 +709,7 @@ def test_a_new_address_of_label_studio_is_adopted(tmp_path: Path) -> None:
         shown = [(project.id, project.server) for project in service.projects()]
         assert shown == [(7, "http://labels.example")]
 
-    served(tmp_path, ask)
+    served_with_service(tmp_path, ask)
 
 
 def test_the_source_archive_holds_the_whole_program(tmp_path: Path) -> None:
