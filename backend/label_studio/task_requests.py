@@ -58,11 +58,18 @@ class TaskRequests(ApiSession):
         path = f"api/projects/{number}/import"
         return int(self.request_json("POST", path, json=rows)["task_count"])
 
-    def import_tasks(self, number: int, tasks: Sequence[Json]) -> list[int]:
-        """Add tasks with ``data``, ``predictions`` and ``annotations``; return their ids."""
+    def import_task(
+        self, number: int, data: Json, predictions: Sequence[Json] = ()
+    ) -> tuple[int, int]:
+        """Add a task with predictions; return its id and the number of created predictions.
+
+        Label Studio on SQLite repeats an import while its database is locked, and the repetition
+        creates the task without its predictions.
+        """
         path, query = f"api/projects/{number}/import", {"return_task_ids": "true"}
-        created = self.request_json("POST", path, query, json=tasks)
-        return [int(id) for id in created["task_ids"]]
+        row = {"data": data, "predictions": list(predictions)}
+        created = self.request_json("POST", path, query, json=[row])
+        return int(created["task_ids"][0]), int(created["prediction_count"])
 
     def last_updated_at(self, number: int) -> str:
         """Return when a task or annotation last changed (ISO 8601); "" without tasks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def test_connect_status_versions_rollback_promote_train(
     trained = json_output(run_prelabel("train", "--json", **env))
     assert (trained["labels"], trained["version"].split("-")[0]) == (9, "v3")
     wait_until("the server noticed", lambda: noticed(backend, project, trained["version"]))
-    same_figures(run_prelabel("status", "--json", "--backend", backend.url, **env), backend)
+    check_same_figures(backend, **env)
     told = run_prelabel("status", **env)
     assert "9 of 20 tasks labeled" in told.stdout
     assert trained["version"] in told.stdout
@@ -212,14 +211,28 @@ def test_a_round_continues_an_interrupted_rename(
     assert chosen == [["crimson"], ["blue"]] * 2
 
 
-def same_figures(done: subprocess.CompletedProcess[str], backend: BackendServer) -> None:
-    """What the terminal tells is what the API and the dashboard's page tell."""
-    (told,) = json_output(done)["projects"]
-    state = backend.project(told["id"])
+def check_same_figures(backend: BackendServer, **environment: str) -> None:
+    """What the terminal tells is what the API and the dashboard's page tell.
+
+    They are compared at a moment when nothing changed: the server may begin a round at any time.
+    """
+
+    def read_all() -> tuple[Json, Json, str]:
+        done = run_prelabel("status", "--json", "--backend", backend.url, **environment)
+        (told,) = json_output(done)["projects"]
+        page = backend.http.get(f"/projects/{told['id']}", headers={"Accept": "text/html"}).text
+        return told, backend.project(told["id"]), page
+
+    def read_at_rest() -> tuple[Json, Json, str] | None:
+        (project,) = backend.http.get("/api/projects").json()
+        before = backend.project(project["id"])
+        told, state, page = read_all()
+        return (told, state, page) if before == state else None
+
+    told, state, page = wait_until("nothing changes", read_at_rest)
     same = ("id", "title", "version", "tasks", "labels", "waiting", "accepted", "audit", "estimate")
     for name in (*same, "outlook", "held", "accepting", "left_out", "versions", "round"):
         assert told[name] == state[name], name
-    page = backend.http.get(f"/projects/{told['id']}", headers={"Accept": "text/html"}).text
     assert told["version"] in page
     assert f'<dd id="labels">{told["labels"]} of {told["tasks"]}</dd>' in page
 

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from backend.label_studio.local_server import LabelStudioServer
+from backend.loop.publish.capture_import import CaptureImporter
+from backend.runtime.project_session import ProjectSession
+from backend.runtime.resources import Resources
+from backend.settings import Settings
+from backend.store.captures import Capture, CaptureStore
+from backend.store.projects import ProjectRecord
 from tests.support.harness import (
     BackendServer,
     EndpointServer,
@@ -148,6 +159,40 @@ def test_corrections_arrive_and_no_image_is_imported_twice_or_lost(
     assert by_name["early"]["id"] == early[0]["id"]
     (annotation,) = _annotated(lab, learned, "other")
     assert annotation["result"][0]["value"]["choices"] == ["blue"]
+
+
+LOCKED_SECONDS = 7.0
+"""More than the 5 s after which a write to a locked SQLite database fails."""
+
+
+def lock_after_upload(database: Path) -> None:
+    """Lock Label Studio's database once a file has been uploaded, and before its task exists."""
+    with contextlib.closing(sqlite3.connect(database, timeout=60, isolation_level=None)) as db:
+        while not db.execute("SELECT count(*) FROM data_import_fileupload").fetchone()[0]:
+            time.sleep(0.002)
+        db.execute("BEGIN IMMEDIATE")
+        time.sleep(LOCKED_SECONDS)
+        db.execute("ROLLBACK")
+
+
+def test_a_locked_database_costs_an_image_not_its_prediction(
+    lab: LabelStudioUser, studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    number = lab.create_project()
+    settings = Settings(home=tmp_path, label_studio_url=studio.url, api_key=studio.token)
+    session = ProjectSession(Resources(settings), ProjectRecord(str(number), studio.url, number))
+    said = {"result": [lab.make_choice_region(["red"])], "score": 0.5}
+    capture = Capture("a", 1.0, "random", "v1-0000000a", said=said)
+    CaptureStore(tmp_path / "projects" / str(number)).add(capture, make_png("red", 1))
+    locker = threading.Thread(
+        target=lock_after_upload, args=(studio.folder / "label_studio.sqlite3",)
+    )
+    locker.start()
+    assert CaptureImporter(session).import_pending() == 1
+    locker.join()
+    (task,) = came_back(lab, number)
+    (prediction,) = task["predictions"]
+    assert (prediction["model_version"], predicted_choice(prediction)) == ("v1-0000000a", "red")
 
 
 def _named(lab: LabelStudioUser, project: int, external: str) -> list[Json]:

@@ -37,6 +37,9 @@ class Tiny(ThreadingHTTPServer):
         self.home = home
         self.tasks: dict[int, dict[str, Any]] = {}
         self.annotations: dict[int, list[dict[str, Any]]] = {}
+        self.predictions: dict[int, list[dict[str, Any]]] = {}
+        self.is_locked = False
+        """Whether imports lose their predictions, as with a locked database."""
         self.imports: list[tuple[int, bool]] = []
         """What the next imports answer with, and whether they make their task nevertheless."""
         self.sent: list[str] = []
@@ -55,7 +58,12 @@ class Tiny(ThreadingHTTPServer):
             id = len(self.tasks) + 1
             if makes:
                 self.tasks[id], self.annotations[id] = body[0]["data"], []
-            return status, {"task_ids": [id]}
+                self.predictions[id] = [] if self.is_locked else body[0]["predictions"]
+            return status, {"task_ids": [id], "prediction_count": len(self.predictions.get(id, []))}
+        if path.endswith("/import/predictions"):
+            for row in body:
+                self.predictions[row["task"]].append(row)
+            return 201, {"created": len(body)}
         if path.startswith("/api/projects/1/"):
             return 200, {"label_config": CONFIG}
         if path.startswith("/api/annotations/"):
@@ -138,6 +146,17 @@ def test_an_image_that_label_studio_refuses_waits_and_costs_no_other(
     assert [capture.id for capture in captures.pending()] == ["a"]
     assert bring(lab) == 1
     assert [data["prelabel_external"] for data in lab.tasks.values()] == ["bed7", "bed7"]
+
+
+@pytest.mark.parametrize("is_locked", [False, True])
+def test_a_task_has_one_prediction_even_if_the_import_lost_it(
+    lab: Tiny, captures: CaptureStore, is_locked: bool
+) -> None:
+    lab.is_locked = is_locked
+    kept(captures, "a", 1.0)
+    assert bring(lab) == 1
+    ((prediction,),) = lab.predictions.values()
+    assert (prediction["model_version"], prediction["score"]) == ("v1", 1.0)
 
 
 def test_a_task_that_was_made_without_saying_so_is_not_made_again(

@@ -157,9 +157,7 @@ class CaptureImporter:
         data |= {EXTERNAL_ID_KEY: external_id} if external_id else {}
         prediction = {**capture.said, "model_version": capture.version}
         try:
-            return client.import_tasks(
-                project_number, [{"data": data, "predictions": [prediction]}]
-            )[0]
+            task, created_count = client.import_task(project_number, data, [prediction])
         except LabelStudioError as error:
             if not _is_rejected(error):  # the task may exist; the next import checks
                 raise
@@ -167,7 +165,10 @@ class CaptureImporter:
             log.warning(
                 "project %s: imported an image without its prediction: %s", project_number, error
             )
-            return client.import_tasks(project_number, [{"data": data}])[0]
+            return client.import_task(project_number, data)[0]
+        if not created_count:
+            client.import_predictions(project_number, [{"task": task, **prediction}])
+        return task
 
     @cached_property
     def _image_keys(self) -> Iterable[str]:
