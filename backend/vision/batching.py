@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+Precision = Literal["bf16", "fp16", "fp32"]
+FP16_CAPABILITY = 7
+"""Compute capability from which GPUs have tensor cores for float16."""
 CPU_BATCH_SIZE, GPU_BATCH_LIMIT = 16, 64
 """Maximum items per batch. Larger batches are hardly faster on a CPU and take more memory."""
 
@@ -33,6 +36,23 @@ def supports_bf16() -> bool:
     import torch
 
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def training_precision() -> Precision:
+    """Return the fastest precision for training on this machine's device.
+
+    bfloat16 needs compute capability 8 (Ampere). GPUs of capability 7 have float16 tensor cores,
+    except the GeForce GTX 16 series, on which float16 training gives NaN. A CPU trains in float32
+    for ultralytics; its forward pass may be bfloat16, see :func:`supports_bf16`.
+    """
+    import torch
+
+    if detect_device() == "cpu":
+        return "fp32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    has_fp16 = torch.cuda.get_device_capability()[0] >= FP16_CAPABILITY
+    return "fp16" if has_fp16 and "GTX 16" not in torch.cuda.get_device_name() else "fp32"
 
 
 def encode_in_batches(

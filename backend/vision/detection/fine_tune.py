@@ -12,7 +12,7 @@ from typing import Any
 
 from backend.callbacks import ProgressCallback
 from backend.errors import DetectorError, RoundCancelledError
-from backend.vision.batching import detect_device
+from backend.vision.batching import detect_device, training_precision
 from backend.vision.detection.detections import DetectionExample
 from backend.vision.detection.network import QUERY_FAMILY, DetectionNetwork
 from backend.vision.ultralytics_models import import_ultralytics
@@ -154,9 +154,7 @@ def fine_tune(
         try:
             trainer.train()
         except (RuntimeError, MemoryError) as error:
-            raise DetectorError(
-                f"Training failed ({error}): set PRELABEL_DETECTOR to a smaller network."
-            ) from error
+            raise DetectorError(_describe_failure(error)) from error
     if limits.was_cancelled:
         raise RoundCancelledError("Training was cancelled. The live version is unchanged.")
     return _extract_network(trainer, network)
@@ -185,6 +183,17 @@ def interpolate_weights(
     module.load_state_dict(mixed_weights)
     module.half().float()
     return DetectionNetwork(module, trained.spec)
+
+
+def _describe_failure(error: Exception) -> str:
+    import torch
+
+    reason = " ".join(str(error).split()) or type(error).__name__
+    lacks_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in reason
+    network = "a smaller network" if lacks_memory else "another network if it fails again"
+    return (
+        f"Training failed ({reason}). The live version stays. Set PRELABEL_DETECTOR to {network}."
+    )
 
 
 @contextmanager
@@ -231,9 +240,7 @@ def _ultralytics_arguments(recipe: TrainingRecipe) -> dict[str, object]:
         "seed": recipe.seed,
         "device": device,
         "workers": 4 if device != "cpu" else 0,
-        "amp": "bf16"
-        if device != "cpu"
-        else False,  # True would download a network for the AMP check
+        "amp": training_precision(),
         "deterministic": False,  # seeded in any case; True imports for 4 s
         "val": False,
         "save": False,

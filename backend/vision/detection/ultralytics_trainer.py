@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from ultralytics.data.build import InfiniteDataLoader, seed_worker
 from ultralytics.data.dataset import YOLODataset
+from ultralytics.engine import trainer as engine
 from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect.train import DetectionTrainer
 from ultralytics.utils import LOGGER, callbacks
@@ -244,6 +245,15 @@ class InMemoryTrainerMixin:
     inputs: TrainingInputs
     stretched: bool = False
     train_loader: Any
+
+    def _setup_train(self) -> None:
+        """Set up without the check of mixed precision, which would download a network."""
+        original_check = engine.check_amp
+        engine.check_amp = lambda model: True
+        try:
+            super()._setup_train()  # type: ignore[misc]
+        finally:
+            engine.check_amp = original_check
 
     def get_dataset(self) -> dict[str, Any]:
         """Return the data configuration without a YAML file, which could download and run code."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from backend.vision.batching import CPU_BATCH_SIZE, encode_in_batches
+from backend.vision.batching import CPU_BATCH_SIZE, encode_in_batches, training_precision
 
 
 def doubled(items: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -47,3 +47,35 @@ def test_an_error_in_a_batch_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match="no"):
         encode_in_batches(fail, range(50), 2, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "precision"),
+    [
+        ("NVIDIA H100", (9, 0), "bf16"),
+        ("NVIDIA A10G", (8, 6), "bf16"),
+        ("Tesla T4", (7, 5), "fp16"),
+        ("Tesla V100-SXM2-16GB", (7, 0), "fp16"),
+        ("NVIDIA GeForce GTX 1660 Ti", (7, 5), "fp32"),
+        ("Tesla P100-PCIE-16GB", (6, 0), "fp32"),
+    ],
+)
+def test_training_uses_a_precision_that_the_gpu_has(
+    monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], precision: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: capability >= (8, 0)
+    )
+    assert training_precision() == precision
+
+
+def test_a_cpu_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert training_precision() == "fp32"

@@ -159,8 +159,10 @@ def leanings(network: DetectionNetwork) -> dict[str, Any]:
     return {name: value.numpy() for name, value in state.items() if CLASS_BIAS.search(name)}
 
 
+@pytest.mark.filterwarnings("ignore:.*GradScaler is enabled, but CUDA is not available")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])  # a check of fp16 would download
 def test_training_leaves_the_machine_as_it_was(
-    start: DetectionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: DetectionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     import torch
 
@@ -170,6 +172,7 @@ def test_training_leaves_the_machine_as_it_was(
         raise AssertionError("a program or a connection was started")
 
     import_ultralytics()
+    monkeypatch.setattr("backend.vision.detection.fine_tune.training_precision", lambda: precision)
     fine_tune(
         start, make_examples(make_drawings(2, 0, *DISC), DISC), short_recipe(1), quiet
     )  # all imports are done
