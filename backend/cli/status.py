@@ -26,7 +26,7 @@ from backend.estimate import (
 from backend.json_records import JsonObject, from_json, to_json
 from backend.records import PredictionProgress, ProjectStatus, RoundStatus
 from backend.store.acceptance import AcceptanceStore
-from backend.store.problems import find_problems
+from backend.store.damaged_files import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.queue_front import QueueFront
 from backend.store.round_state import read_round_state

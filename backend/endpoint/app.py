@@ -17,7 +17,6 @@ from backend.endpoint import schemas
 from backend.endpoint.access import AccessControl
 from backend.endpoint.functions import FunctionRegistry, LoadedVersion
 from backend.endpoint.invoker import InvocationRequest, Invoker
-from backend.endpoint.metrics import EndpointMetrics
 from backend.endpoint.middleware import RequestMiddleware
 from backend.endpoint.openapi import (
     BEARER_SECURITY,
@@ -29,6 +28,7 @@ from backend.endpoint.openapi import (
 )
 from backend.endpoint.post_response import PostResponseTasks
 from backend.endpoint.problems import add_error_handlers, handle_error, invalid_value
+from backend.endpoint.prometheus_metrics import EndpointMetrics
 from backend.endpoint.request_reader import RequestReader
 from backend.endpoint.responses import DEFAULT_LABEL_COUNT, ResponseOptions, control_type
 from backend.endpoint.root_page import add_root_page

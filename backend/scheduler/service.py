@@ -24,7 +24,7 @@ from backend.runtime.connection import parse_created_at
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import ChangeLabelJob, TryJob
-from backend.scheduler.predict_queue import PredictQueue
+from backend.scheduler.predict_requests import PredictRequestRunner
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.registration import Registration
 from backend.scheduler.round_runner import RoundRunner
@@ -90,7 +90,9 @@ class Service:
         self._chores = ProjectChores(
             self._round_workers, self._prediction_workers, self._supervisor
         )
-        self._predict_queue = PredictQueue(self._prediction_workers, clock, self._unready_projects)
+        self._predict_runner = PredictRequestRunner(
+            self._prediction_workers, clock, self._unready_projects
+        )
         self._registration = Registration(settings, self._projects)
         self._round_runner = RoundRunner(
             settings,
@@ -191,8 +193,8 @@ class Service:
         return [project_state.record.id for project_state in woken]
 
     async def predict(self, body: bytes) -> bytes:
-        """Return the response to a ``/predict`` request; see :meth:`PredictQueue.predict`."""
-        return await self._predict_queue.predict(body)
+        """Return the response to a ``/predict`` request; see :class:`PredictRequestRunner`."""
+        return await self._predict_runner.predict(body)
 
     def versions(self) -> list[str]:
         """Return the versions of all projects, since the request does not specify one."""
@@ -423,4 +425,4 @@ class Service:
 
     def _status(self, project: ProjectState) -> ProjectStatus:
         status = project.status(self._waiting_detail(project) if project.is_waiting else "")
-        return replace(status, predicting=self._predict_queue.progress(project.record))
+        return replace(status, predicting=self._predict_runner.progress(project.record))

@@ -36,10 +36,10 @@ from backend.scheduler import frames, supervise
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import PredictJob, WarmUpJob
-from backend.scheduler.predict_queue import (
+from backend.scheduler.predict_requests import (
     CHUNK_SIZE,
     REQUEST_TIMEOUT_SECONDS,
-    PredictQueue,
+    PredictRequestRunner,
 )
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.service import Service
@@ -87,8 +87,10 @@ def results(answer: bytes) -> list[int]:
     return [result["result"] for result in json.loads(answer)["results"]]
 
 
-def make_queue(pool: WorkerPool, clock: Callable[[], float] = time.monotonic) -> PredictQueue:
-    return PredictQueue(pool, clock, list)
+def make_request_runner(
+    pool: WorkerPool, clock: Callable[[], float] = time.monotonic
+) -> PredictRequestRunner:
+    return PredictRequestRunner(pool, clock, list)
 
 
 def test_a_smart_tool_request_runs_between_the_chunks_of_a_long_list(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_a_smart_tool_request_runs_between_the_chunks_of_a_long_list(tmp_path: P
     answered: list[str] = []
 
     async def work(pool: WorkerPool) -> None:
-        ask = make_queue(pool)
+        ask = make_request_runner(pool)
 
         async def long() -> None:
             assert results(await ask.predict(request(*many))) == list(many)
@@ -122,7 +124,7 @@ def test_a_long_list_shows_its_progress(tmp_path: Path) -> None:
     shown: list[str] = []
 
     async def work(pool: WorkerPool) -> None:
-        ask = make_queue(pool)
+        ask = make_request_runner(pool)
 
         async def watch() -> None:
             await until(lambda: ask.progress(record))
@@ -147,7 +149,9 @@ def test_requests_that_label_studio_abandoned_are_dropped(tmp_path: Path) -> Non
 
     async def work(pool: WorkerPool) -> None:
         async with pool.acquire():
-            waiting = asyncio.create_task(make_queue(pool, lambda: now[0]).predict(request(1, 2)))
+            waiting = asyncio.create_task(
+                make_request_runner(pool, lambda: now[0]).predict(request(1, 2))
+            )
             await asyncio.sleep(0.05)
             now[0] = REQUEST_TIMEOUT_SECONDS + 1
         answer = json.loads(await waiting)
