@@ -39,7 +39,7 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
     if len(matches) == 1:
         return matches[0]
     projects = ProjectStore(settings.home)
-    records = projects.present()
+    records = projects.listed()
     project_list = ", ".join(f"{r.id} ({r.title or 'no title yet'})" for r in records) or "none yet"
     question = f"Which project is {project!r}?" if project else "Which project?"
     message_parts = [f"{question} Connected here: {project_list}.", *projects.damaged_messages()]
@@ -49,9 +49,9 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
 def matching_projects(settings: Settings, project: str) -> list[ProjectRecord]:
     """Return the connected projects that a text names; see :func:`match_projects`."""
     store = ProjectStore(settings.home)
-    present, names = store.present(), {r: (r.id, str(r.number), r.title) for r in store.all()}
+    listed, names = store.listed(), {r: (r.id, str(r.number), r.title) for r in store.all()}
     matches = match_projects(project, names)
-    return [r for r in matches if r in present] or (matches if project else [])
+    return [r for r in matches if r in listed] or (matches if project else [])
 
 
 def project_folder(settings: Settings, record: ProjectRecord) -> Path:

@@ -62,14 +62,14 @@ def reason_key(queued_task: QueuedTask) -> str:
     """Return the key of a task's reason in ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
     return (
         "representative"
-        if queued_task.why == "uncertain" and not queued_task.is_uncertain
-        else queued_task.why
+        if queued_task.reason == "uncertain" and not queued_task.is_uncertain
+        else queued_task.reason
     )
 
 
 def describe_reason(queued_task: QueuedTask) -> str:
     """Return the reason for a task's rank in the queue."""
-    uncertainty = format_percent(queued_task.unsure)
+    uncertainty = format_percent(queued_task.uncertainty)
     return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(uncertainty=uncertainty)
 
 
@@ -190,7 +190,7 @@ def activity_progress(status: ProjectStatus) -> float | None:
 def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
     """Return a sentence about the user's next step; empty while a round is running."""
     status = summary.status
-    if status.round.is_running or status.leaves_at:
+    if status.round.is_running or status.removed_at:
         return ""
     if status.round.state == "failed":
         return "Prelabel retries automatically. Press Start training to retry now."

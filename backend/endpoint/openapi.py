@@ -29,7 +29,7 @@ def add_security_scheme(app: FastAPI) -> None:
     schemes["bearer"] = {"type": "http", "scheme": "bearer", "description": "an API key: plk_…"}
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, object]]:
+def problem_response_docs(*statuses: int) -> dict[int | str, dict[str, object]]:
     """Return the documentation of error responses."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
     return {status: {"model": Problem, "content": content} for status in statuses}
@@ -56,7 +56,7 @@ def image_body(*, several: bool) -> JsonObject:
     return {"requestBody": {"required": True, "content": content}, **BEARER_SECURITY}
 
 
-def json_body(model: type[BaseModel]) -> JsonObject:
+def json_body_docs(model: type[BaseModel]) -> JsonObject:
     """Return the documentation of a route whose JSON body is parsed by hand."""
     schema = model.model_json_schema()
     resolved = _inline(schema, schema.pop("$defs", {}))

@@ -11,8 +11,8 @@ from backend.domain import Control, ControlKind, Label
 from backend.errors import ConfigError
 from backend.label_studio.visibility import (
     TagTree,
+    hidden_reason,
     is_shown_per_region,
-    never_shown_reason,
     read_conditions,
 )
 
@@ -76,7 +76,7 @@ def read_config(xml: str) -> LabelingConfig:
 
 def _without_never_shown(controls: list[Control], left_out: dict[str, str]) -> list[Control]:
     """Return the controls that can be shown, and add the reasons of the others."""
-    reasons = {control.name: never_shown_reason(control, controls) for control in controls}
+    reasons = {control.name: hidden_reason(control, controls) for control in controls}
     shown = [control for control in controls if not reasons[control.name]]
     if len(shown) == len(controls):
         return controls

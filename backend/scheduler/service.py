@@ -318,11 +318,11 @@ class Service:
         project_state = self._project_state(id)
         if not project_state.record.missing_since:
             raise UsageError("Label Studio has this project: delete its connection there first.")
-        await asyncio.to_thread(partial(self._projects.set_missing, id, departed=True))
+        await asyncio.to_thread(partial(self._projects.set_missing, id, is_removed=True))
         self._scan_home()
 
-    async def answer_label(self, id: str, answer: LabelAnswer) -> None:
-        """Save what happens to annotations with a label that the labeling config lost.
+    async def save_removed_label_decision(self, id: str, answer: LabelAnswer) -> None:
+        """Save the decision about annotations whose label was removed from the labeling config.
 
         Raises:
             NotFoundError: no project has this id, or no annotation has the label any more.
@@ -389,9 +389,9 @@ class Service:
         records, damaged = self._projects.read_all()
         for id, message in damaged.items():
             self._supervisor.report_once(f"project {id} is skipped", message)
-        records = [record for record in records if not record.departed]
+        records = [record for record in records if not record.is_removed]
         known_ids = {record.id for record in records} | damaged.keys()
-        for id in self._project_states.keys() - known_ids:  # forgotten, or departed
+        for id in self._project_states.keys() - known_ids:  # forgotten, or removed from the list
             self._stop_project(id)
         for record in records:
             with self._supervisor.log_errors(f"files of project {record.id}"):

@@ -24,7 +24,7 @@ class ConfirmedLabel:
     Attributes:
         task: id of the task.
         control: name of the control.
-        given: the label as text.
+        given: the annotated label as text.
     """
 
     task: int
@@ -47,7 +47,7 @@ class LabelErrorLike(Protocol):
 
     @property
     def given(self) -> str:
-        """The label as text."""
+        """The annotated label as text."""
         ...
 
 

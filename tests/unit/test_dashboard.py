@@ -537,13 +537,15 @@ def test_the_front_of_the_queue_has_reasons() -> None:
     )
     front = order.first_tasks(24)
     assert [one.task for one in front] == order.ranked_tasks()[:24]
-    assert {one.why for one in front} == {"audit", "sought", "unlike", "uncertain"}
-    assert all(one.why == "audit" for one in front if one.task >= 40)
+    assert {one.reason for one in front} == {"audit", "sought", "unlike", "uncertain"}
+    assert all(one.reason == "audit" for one in front if one.task >= 40)
     assert all(
-        one.unsure == pytest.approx(weights[one.task], abs=1e-3) for one in front if one.unsure
+        one.uncertainty == pytest.approx(weights[one.task], abs=1e-3)
+        for one in front
+        if one.uncertainty
     )
     order.is_trained = False
-    assert "uncertain" not in {one.why for one in order.first_tasks(24)}
+    assert "uncertain" not in {one.reason for one in order.first_tasks(24)}
 
 
 def test_examples_of_a_label_are_the_same_labeled_images_in_every_round() -> None:

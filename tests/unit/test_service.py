@@ -479,21 +479,21 @@ def test_a_project_that_label_studio_does_not_have_leaves_after_a_day(tmp_path: 
     projects = ProjectStore(tmp_path / "home")
 
     async def work(service: Service) -> None:
-        await until(lambda: service.project("1").leaves_at)
+        await until(lambda: service.project("1").removed_at)
         status = service.project("1")
         assert status.round.error == "It has no project 1."
-        left = datetime.fromisoformat(status.leaves_at) - datetime.now(UTC)
+        left = datetime.fromisoformat(status.removed_at) - datetime.now(UTC)
         assert timedelta(hours=23) < left <= timedelta(days=1)
         (tmp_path / "missing").unlink()
         service.wake({"id": 1})
-        await until(lambda: not service.project("1").leaves_at)
+        await until(lambda: not service.project("1").removed_at)
         (tmp_path / "missing").touch()
         long_ago = replace(projects.get("1"), missing_since="2026-01-01T00:00:00+00:00")
         write_backed_up(projects.folder("1") / "project.json", long_ago)
         await until(lambda: service._project_states["1"].record.missing_since)
         service.wake({"id": 1})
         await until(lambda: not service.projects())
-        assert projects.present() == []
+        assert projects.listed() == []
         assert projects.folder("1").is_dir(), "its versions stay"
         await service.setup("1.0", "http://127.0.0.1:1", "")  # it is back
         assert [status.id for status in service.projects()] == [1]

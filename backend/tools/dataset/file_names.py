@@ -18,11 +18,13 @@ MAX_NAME_BYTES = 150
 
 
 def original_name(address: str, task: int) -> str:
-    """Return the original file name of a task's image; ``task-N`` where it has none.
+    """Return the original file name of a task's image.
+
+    Where it has none, the name is ``task-N``, with a suffix if it is known.
 
     Args:
         address: as stored in the task's data; untrusted.
-        task: its id.
+        task: id of the task.
 
     Example:
         >>> original_name("/data/upload/3/1f0c22aa-my_cat.jpg", 7)
