@@ -202,7 +202,7 @@ def _fraction(tag: Element, attribute: str, *, exclude_one: bool = False) -> flo
     text = tag.get(attribute)
     fraction = None if text is None else _parse_number(text)
     if fraction is not None and not (0 <= fraction < 1 or (fraction == 1 and not exclude_one)):
-        allowed_range = "from 0 to below 1, such as 0.01 for 1 %" if exclude_one else "from 0 to 1"
+        allowed_range = "from 0 to below 1, such as 0.01 for 1%" if exclude_one else "from 0 to 1"
         raise ConfigError(
             f'{attribute}="{text}" of {tag.get("name")} must be a number {allowed_range}.'
         )

@@ -211,7 +211,7 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     terminal.wait_for("In which folder")
     terminal.type(f"{photos}\n")
     terminal.wait_for("64 files")
-    terminal.wait_for("Are these folders already the labels? blue, red")
+    terminal.wait_for("Use the folder names as labels? blue, red")
     terminal.type("none\n")
     terminal.wait_for("What is the task?")
     terminal.type("buckets\n")
