@@ -20,7 +20,7 @@ from backend.store.wake import request_wake
 
 log = logging.getLogger("prelabel")
 OTHER_ROUND_MESSAGE = "Another process works on project %s (%s). This command waits for it."
-LOCK_TIMEOUT_SECONDS, LOCK_POLL_SECONDS = 600.0, 1.0
+ROUND_LOCK_TIMEOUT_SECONDS, ROUND_LOCK_POLL_SECONDS = 600.0, 1.0
 """Time to wait for the round of another process, and interval at which its progress is shown."""
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def open_session(settings: Settings, record: ProjectRecord) -> ProjectSession:
     from backend.bootstrap import make_resources
     from backend.runtime.project_session import ProjectSession
 
-    return ProjectSession(make_resources(settings, lock_seconds=LOCK_POLL_SECONDS), record)
+    return ProjectSession(make_resources(settings, lock_seconds=ROUND_LOCK_POLL_SECONDS), record)
 
 
 def run_round(
@@ -116,9 +116,9 @@ def wait_for_round_lock(session: ProjectSession) -> Iterator[None]:
     """Hold the lock of a project's rounds; show the round of another process meanwhile.
 
     Raises:
-        RoundInProgressError: the other round takes longer than ``LOCK_TIMEOUT_SECONDS``.
+        RoundInProgressError: the other round takes longer than ``ROUND_LOCK_TIMEOUT_SECONDS``.
     """
-    deadline, has_logged = time.monotonic() + LOCK_TIMEOUT_SECONDS, False
+    deadline, has_logged = time.monotonic() + ROUND_LOCK_TIMEOUT_SECONDS, False
     with contextlib.ExitStack() as stack:
         while True:
             try:

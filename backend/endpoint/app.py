@@ -32,7 +32,7 @@ from backend.endpoint.prometheus_metrics import EndpointMetrics
 from backend.endpoint.request_reader import RequestReader
 from backend.endpoint.responses import DEFAULT_LABEL_COUNT, ResponseOptions, control_type
 from backend.endpoint.root_page import add_root_page
-from backend.endpoint.schemas import Correction, JsonObject
+from backend.endpoint.schemas import Correction, HttpJsonObject
 
 DESCRIPTION = """
 Predict images with the live version of a Label Studio project. Send an API key as
@@ -144,8 +144,8 @@ def _add_operator_routes(app: FastAPI, parts: EndpointParts) -> None:
         archive = await asyncio.to_thread(zip_source)
         return Response(archive, media_type="application/zip", headers=download_headers)
 
-    @app.get("/health", response_model=JsonObject)
-    async def health() -> JsonObject:
+    @app.get("/health", response_model=HttpJsonObject)
+    async def health() -> HttpJsonObject:
         """Return the status of the endpoint and its number of functions."""
         return {"status": "UP", "functions": len(parts.functions.live_versions())}
 
@@ -264,7 +264,7 @@ def _add_correction_route(app: FastAPI, parts: EndpointParts) -> None:
         return JSONResponse(response.model_dump(), 202)
 
 
-def _function_json(loaded: LoadedVersion) -> JsonObject:
+def _function_json(loaded: LoadedVersion) -> HttpJsonObject:
     controls = [
         {"name": control.name, "type": control_type(control), "labels": list(control.label_names)}
         for control in loaded.controls

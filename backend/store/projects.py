@@ -30,7 +30,7 @@ RECORD_FILE, OUTCOME_FILE = "project.json", "summary.json"
 MISSING_PERIOD = timedelta(days=1)
 """Time for which a project must be missing before it is removed from the list: the answer may be a
 mistake, such as that of a Label Studio that is restored from a backup."""
-TOKEN_FIX = "connect the project again"  # noqa: S105 - advice, not a token
+SETUP_TOKEN_FIX = "connect the project again"  # noqa: S105 - advice, not a token
 RECORD_FIX = "restore it, or connect the project again, which trains it from scratch"
 
 
@@ -248,9 +248,9 @@ class ProjectStore:
         try:
             token = read_text(file) or ""
         except ValueError as error:
-            raise damaged_file_error(file, error, TOKEN_FIX) from error
+            raise damaged_file_error(file, error, SETUP_TOKEN_FIX) from error
         if not (token.isascii() and token.isprintable()):
-            raise damaged_file_error(file, "it is not a token", TOKEN_FIX)
+            raise damaged_file_error(file, "it is not a token", SETUP_TOKEN_FIX)
         return token
 
     def readable_token(self, id: str) -> str:
@@ -312,7 +312,7 @@ def _read_record(folder: Path) -> ProjectRecord | None:
         _check_time(record.missing_since)
 
     file = folder / RECORD_FILE
-    record = read_backed_up(file, ProjectRecord, fix=RECORD_FIX, check=check)
+    record = read_backed_up(file, ProjectRecord, advice=RECORD_FIX, check=check)
     return record and replace(record, server=strip_credentials(record.server))
 
 

@@ -29,7 +29,7 @@ DIFFERENT: Final = "unlike"
 MAX_THUMBNAILS = 500
 """Maximum number of stored thumbnails; the oldest that are not shown are removed first."""
 
-LABELED_FIX = "earlier labels of uncertain images are not counted"
+UNCERTAIN_LABELED_CONSEQUENCE = "earlier labels of uncertain images are not counted"
 MIN_SHOWN_UNCERTAINTY = 0.2
 """Uncertainty from which a task is described as uncertain, 0 to 1."""
 
@@ -205,7 +205,12 @@ class QueueFront:
         There are none if both copies of the file are damaged.
         """
         try:
-            return set(read_backed_up(self._uncertain_file, tuple[int, ...], fix=LABELED_FIX) or ())
+            return set(
+                read_backed_up(
+                    self._uncertain_file, tuple[int, ...], advice=UNCERTAIN_LABELED_CONSEQUENCE
+                )
+                or ()
+            )
         except DamagedFileError as error:
             log_once(str(error))
             return set()

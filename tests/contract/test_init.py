@@ -79,7 +79,7 @@ def environment(studio: LabelStudioServer, home: Path) -> dict[str, str]:
 def killed_in_the_middle(arguments: list[str], env: Mapping[str, str], lab: LabelStudioUser) -> int:
     """Start it, and kill it as soon as some images are there; the project's number."""
     before = {p["id"] for p in lab.request("GET", "/api/projects/")["results"]}
-    batch = "import backend.onboarding.image_import as i; i.IMPORT_BATCH_SIZE = 7; "
+    batch = "import backend.onboarding.image_import as i; i.UPLOAD_BATCH_SIZE = 7; "
     code = batch + f"import backend.cli.main as c; c.main({arguments!r})"
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **env})
 
