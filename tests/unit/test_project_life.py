@@ -298,7 +298,7 @@ def test_commands_show_and_wait_for_the_round_of_another_process(
     caplog.set_level(logging.INFO)
     settings = Settings(home=tmp_path)
     record = ProjectStore(tmp_path).register("http://127.0.0.1:9", 1)
-    monkeypatch.setattr("backend.cli.projects.LOCK_POLL_SECONDS", 0.05)
+    monkeypatch.setattr("backend.cli.projects.ROUND_LOCK_POLL_SECONDS", 0.05)
     monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
     first, second = (open_session(settings, record) for _ in range(2))
     release = threading.Event()
