@@ -277,7 +277,7 @@ class ProjectStatus(ProjectFigures):
     Attributes:
         predicting: *Retrieve Predictions* in progress; None otherwise.
         new_in_round: number of labels since the current round began; they count in ``labels``.
-        leaves_at: when a project that was deleted in Label Studio is not shown any more; empty for
+        removed_at: when a project that was deleted in Label Studio is removed from lists; empty for
             others.
     """
 
@@ -289,4 +289,4 @@ class ProjectStatus(ProjectFigures):
     captured: CaptureCounts = CaptureCounts()
     predicting: PredictionProgress | None = json_field(None, optional=True)
     new_in_round: int = json_field(0, optional=True)
-    leaves_at: str = json_field("", optional=True)
+    removed_at: str = json_field("", key="leaves_at", optional=True)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Ints
-from backend.learning import gate_statistics
+from backend.learning import version_comparison
 from backend.learning.contradiction import (
     AnsweredQuestions,
     ContradictionResult,
@@ -98,7 +98,7 @@ class LabelingHistory:
             list(self.label_counts),
         )
 
-    def evaluate_gate(self, seed: int) -> gate_statistics.GateVerdict:
+    def evaluate_gate(self, seed: int) -> version_comparison.GateVerdict:
         """Return the gate's verdict on the latest labels, with the windows that the loop uses."""
         contradictions: list[tuple[str, ContradictionResult]] = []
         last_count = 0
@@ -119,7 +119,7 @@ class LabelingHistory:
             contradictions.append(
                 (f"v{number}", measure_contradiction(window, self._estimate_trust(number), rng))
             )
-        return gate_statistics.check_recent_labels(contradictions)
+        return version_comparison.check_recent_labels(contradictions)
 
     def _estimate_trust(self, number: int) -> ProbabilityCalibration:
         parts: list[AnsweredQuestions] = []

@@ -48,8 +48,8 @@ endpoint_secrets = images.endpoint_secrets(local_environment, settings.home / AL
     block_network=True,
 )
 def train(order_id: str) -> dict[str, object]:
-    """Run a training order; see :func:`serverless.jobs.run_training_order`."""
-    from serverless.jobs import run_training_order
+    """Run a training order; see :func:`serverless.modal_jobs.run_training_order`."""
+    from serverless.modal_jobs import run_training_order
 
     jobs_volume.reload()
     call_id = modal.current_function_call_id() or ""
@@ -76,28 +76,28 @@ class BatchInference:
     @modal.enter(snap=True)
     def preload(self) -> None:
         """Import slow modules before the memory snapshot."""
-        from serverless.jobs import preload_modules
+        from serverless.modal_jobs import preload_modules
 
         preload_modules()
 
     @modal.method()
     def encoder_properties(self, encoder: str) -> dict[str, object]:
-        """See :func:`serverless.jobs.encoder_properties`."""
-        from serverless.jobs import encoder_properties, run_timed
+        """See :func:`serverless.modal_jobs.encoder_properties`."""
+        from serverless.modal_jobs import encoder_properties, run_timed
 
         return asdict(run_timed(encoder_properties, encoder))
 
     @modal.method()
     def encode_images(self, encoder: str, packed_images: list[bytes]) -> dict[str, object]:
-        """See :func:`serverless.jobs.encode_packed_images`."""
-        from serverless.jobs import encode_packed_images, run_timed
+        """See :func:`serverless.modal_jobs.encode_packed_images`."""
+        from serverless.modal_jobs import encode_packed_images, run_timed
 
         return asdict(run_timed(encode_packed_images, encoder, packed_images))
 
     @modal.method()
     def encode_texts(self, encoder: str, texts: list[str]) -> dict[str, object]:
-        """See :func:`serverless.jobs.encode_text_batch`."""
-        from serverless.jobs import encode_text_batch, run_timed
+        """See :func:`serverless.modal_jobs.encode_text_batch`."""
+        from serverless.modal_jobs import encode_text_batch, run_timed
 
         return asdict(run_timed(encode_text_batch, encoder, texts))
 
@@ -105,8 +105,8 @@ class BatchInference:
     def detect(
         self, network_key: str, size: int, packed_images: list[bytes], min_confidence: float
     ) -> dict[str, object]:
-        """See :func:`serverless.jobs.detect_packed_images`."""
-        from serverless.jobs import detect_packed_images, run_timed
+        """See :func:`serverless.modal_jobs.detect_packed_images`."""
+        from serverless.modal_jobs import detect_packed_images, run_timed
 
         arguments = (network_key, size, Path(images.JOBS_MOUNT), packed_images, min_confidence)
         return asdict(run_timed(detect_packed_images, *arguments, jobs_volume.reload))
@@ -130,7 +130,7 @@ class EndpointModels:
     @modal.enter(snap=True)
     def preload(self) -> None:
         """Import slow modules before the memory snapshot."""
-        from serverless.jobs import preload_modules
+        from serverless.modal_jobs import preload_modules
 
         preload_modules()
 

@@ -24,7 +24,7 @@ SOURCE_PACKAGES = ("backend", "serverless")
 """Packages to copy, including their data files."""
 CONTAINER_SOURCE_FOLDER = "/root"
 """Folder in which Modal installs the source code."""
-HOME_MOUNT, ENDPOINT_MOUNT, JOBS_MOUNT, WEIGHTS_FOLDER = "/data", "/kept", "/jobs", "/weights"
+HOME_MOUNT, ENDPOINT_MOUNT, JOBS_MOUNT, WEIGHTS_IMAGE_PATH = "/data", "/kept", "/jobs", "/weights"
 """Mount points of the volumes, and the image's folder of weights."""
 TRAIN_TIMEOUT_SECONDS = 3600
 """Time limit of a training call on Modal."""
@@ -101,7 +101,7 @@ def weight_download_commands(
 
     settings = dict.fromkeys([DEFAULT_CLIP if encoder == "auto" else encoder, *live_settings])
     encoders = [setting for setting in settings if not is_local_file(setting)]
-    commands = [f"mkdir -p {WEIGHTS_FOLDER}"]
+    commands = [f"mkdir -p {WEIGHTS_IMAGE_PATH}"]
     for setting in encoders:
         if "/" in setting and not setting.endswith(".pt"):
             model, _, tag = setting.rpartition("/")
@@ -110,7 +110,7 @@ def weight_download_commands(
     import_statement = "from ultralytics.utils.downloads import attempt_download_asset"
     for name in [DEFAULT_WEIGHTS if detector == "auto" else detector, *encoders]:
         if Path(name).suffix == ".pt" and "/" not in name:
-            download_call = f"attempt_download_asset({f'{WEIGHTS_FOLDER}/{name}'!r})"
+            download_call = f"attempt_download_asset({f'{WEIGHTS_IMAGE_PATH}/{name}'!r})"
             commands.append(f'python -c "{import_statement}; {download_call}"')
     return commands
 
@@ -127,7 +127,7 @@ def container_environment(env: Mapping[str, str]) -> dict[str, str]:
         **forwarded,
         "PRELABEL_HOME": HOME_MOUNT,
         "PRELABEL_KEPT": ENDPOINT_MOUNT,
-        "PRELABEL_WEIGHTS": WEIGHTS_FOLDER,
+        "PRELABEL_WEIGHTS": WEIGHTS_IMAGE_PATH,
         "PRELABEL_COMPUTE": "modal",
         "HF_HUB_OFFLINE": "1",
         "YOLO_OFFLINE": "true",

@@ -103,7 +103,7 @@ class ModalClient:
     # -- batch inference --------------------------------------------------------------------
 
     def encoder_properties(self, setting: str) -> EncoderProperties:
-        """See :func:`serverless.jobs.encoder_properties`."""
+        """See :func:`serverless.modal_jobs.encoder_properties`."""
         (properties,) = self._call_inference("encoder_properties", [(setting,)])
         return EncoderProperties(**properties)  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ DOLLARS_PER_HOUR = {
 Modal's A10 reports itself as A10G."""
 UNKNOWN_DEVICE_DOLLARS_PER_HOUR = 4.0
 """A conservative price for devices that are not listed."""
-LOCK_TIMEOUT_SECONDS = 60.0
+BUDGET_LOCK_TIMEOUT_SECONDS = 60.0
 
 
 def estimate_dollars(device: str, seconds: float) -> float:
@@ -74,7 +74,7 @@ class MonthlyBudget:
         """
         lock_file = self._file.with_name(f"{self._file.name}.lock")
         busy_error = StoreError(f"Another process holds {lock_file}: the cost is not recorded.")
-        with exclusive_lock(lock_file, busy_error, LOCK_TIMEOUT_SECONDS):
+        with exclusive_lock(lock_file, busy_error, BUDGET_LOCK_TIMEOUT_SECONDS):
             usage = UsageCounters(self._file)
             usage.increment(f"seconds {device}", seconds)
             usage.increment("dollars", estimate_dollars(device, seconds))

@@ -23,7 +23,7 @@ from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.vision.images.decode import DecodedImage
 from serverless import serialization
-from serverless.jobs import container_resources
+from serverless.modal_jobs import container_resources
 
 PredictionJson = dict[str, object]
 RemotePredict = Callable[[str, str, list[bytes], list[list[int]]], list[PredictionJson]]

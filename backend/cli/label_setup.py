@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LABEL_ROLES = ("annotations", "suggestions")
 NO_IMPORT = "none"
 LABEL_FORMATS = ("coco", "yolo", "voc", "csv", "folders")
-FOLDERS_QUESTION = "Are these folders already the labels? {names}"
+FOLDERS_QUESTION = "Use the folder names as labels? {names}"
 FILES_QUESTION = "There are labels in this folder ({description}). Import them?"
 ROLE_ANSWERS = {
     "annotations": "yes, people made them: they train the model and measure it",

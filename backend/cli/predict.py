@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 OUTPUT_SUFFIX = "-prelabel"
-IMAGE_SUFFIXES = (
+INPUT_IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
 )
 OUTPUT_JPEG_QUALITY = 92
@@ -93,7 +93,8 @@ def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
             yield from (
                 file
                 for file in sorted(path.iterdir())
-                if file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.endswith(OUTPUT_SUFFIX)
+                if file.suffix.lower() in INPUT_IMAGE_SUFFIXES
+                and not file.stem.endswith(OUTPUT_SUFFIX)
             )
         else:
             yield path

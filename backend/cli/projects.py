@@ -20,7 +20,7 @@ from backend.store.wake import request_wake
 
 log = logging.getLogger("prelabel")
 OTHER_ROUND_MESSAGE = "Another process works on project %s (%s). This command waits for it."
-LOCK_TIMEOUT_SECONDS, LOCK_POLL_SECONDS = 600.0, 1.0
+ROUND_LOCK_TIMEOUT_SECONDS, ROUND_LOCK_POLL_SECONDS = 600.0, 1.0
 """Time to wait for the round of another process, and interval at which its progress is shown."""
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
     if len(matches) == 1:
         return matches[0]
     projects = ProjectStore(settings.home)
-    records = projects.present()
+    records = projects.listed()
     project_list = ", ".join(f"{r.id} ({r.title or 'no title yet'})" for r in records) or "none yet"
     question = f"Which project is {project!r}?" if project else "Which project?"
     message_parts = [f"{question} Connected here: {project_list}.", *projects.damaged_messages()]
@@ -49,9 +49,9 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
 def matching_projects(settings: Settings, project: str) -> list[ProjectRecord]:
     """Return the connected projects that a text names; see :func:`match_projects`."""
     store = ProjectStore(settings.home)
-    present, names = store.present(), {r: (r.id, str(r.number), r.title) for r in store.all()}
+    listed, names = store.listed(), {r: (r.id, str(r.number), r.title) for r in store.all()}
     matches = match_projects(project, names)
-    return [r for r in matches if r in present] or (matches if project else [])
+    return [r for r in matches if r in listed] or (matches if project else [])
 
 
 def project_folder(settings: Settings, record: ProjectRecord) -> Path:
@@ -87,7 +87,7 @@ def open_session(settings: Settings, record: ProjectRecord) -> ProjectSession:
     from backend.bootstrap import make_resources
     from backend.runtime.project_session import ProjectSession
 
-    return ProjectSession(make_resources(settings, lock_seconds=LOCK_POLL_SECONDS), record)
+    return ProjectSession(make_resources(settings, lock_seconds=ROUND_LOCK_POLL_SECONDS), record)
 
 
 def run_round(
@@ -116,9 +116,9 @@ def wait_for_round_lock(session: ProjectSession) -> Iterator[None]:
     """Hold the lock of a project's rounds; show the round of another process meanwhile.
 
     Raises:
-        RoundInProgressError: the other round takes longer than ``LOCK_TIMEOUT_SECONDS``.
+        RoundInProgressError: the other round takes longer than ``ROUND_LOCK_TIMEOUT_SECONDS``.
     """
-    deadline, has_logged = time.monotonic() + LOCK_TIMEOUT_SECONDS, False
+    deadline, has_logged = time.monotonic() + ROUND_LOCK_TIMEOUT_SECONDS, False
     with contextlib.ExitStack() as stack:
         while True:
             try:

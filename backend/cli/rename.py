@@ -22,7 +22,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Rename a label in the labeling config, the annotations and the drafts."""
     from backend.cli.terminal import clear_progress, print_line, show_progress
-    from backend.label_studio.label_rename import LabelRename
+    from backend.label_studio.annotation_relabeling import LabelRename
     from backend.loop.rename_label import rename_label
     from backend.settings import read_settings
 

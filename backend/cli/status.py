@@ -26,7 +26,7 @@ from backend.estimate import (
 from backend.json_records import JsonObject, from_json, to_json
 from backend.records import PredictionProgress, ProjectStatus, RoundStatus
 from backend.store.acceptance import AcceptanceStore
-from backend.store.problems import find_problems
+from backend.store.damaged_files import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.queue_front import QueueFront
 from backend.store.round_state import read_round_state
@@ -128,7 +128,7 @@ class ProjectReport:
             "unanswered": list(self.status.unanswered),
             "removed_labels": [to_json(removed) for removed in self.status.removed_labels],
             "new_in_round": self.status.new_in_round,
-            "leaves_at": self.status.leaves_at,
+            "leaves_at": self.status.removed_at,
             "suspects": self.suspects,
             "problems": self.problems,
             **(to_json(self.activity) if self.activity else {"round": None, "predicting": None}),
@@ -152,7 +152,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = read_settings()
     projects = ProjectStore(settings.home, settings.endpoint_data_dir)
-    records = projects.present()
+    records = projects.listed()
     if options.project:
         records = [known.find_project(settings, options.project)]
     requested = validate_backend_url(options.backend, settings) if options.backend else ""
@@ -250,9 +250,10 @@ def _format_report(report: ProjectReport, options: argparse.Namespace) -> Iterat
         yield f"    live: {status.version}, on the audit set {report.figure}"
     else:
         yield "    live: none yet; `prelabel serve` creates the first version"
-    if status.leaves_at:
+    if status.removed_at:
         yield (
-            f"    was deleted in Label Studio; leaves this list on {format_utc(status.leaves_at)}. "
+            "    was deleted in Label Studio and will be removed from this list on "
+            f"{format_utc(status.removed_at)}. "
             f"`prelabel forget {status.id}` removes it with its versions"
         )
     elif report.activity:

@@ -203,7 +203,7 @@ class TerminalPrompter:
         Args:
             question: question for the user.
             option: command-line option that answers the question in scripts.
-            default: what an empty line selects, if it is not empty.
+            default: answer to an empty line; empty if an answer is required.
             parse: returns the answer; raises a ``UsageError`` that says what is wrong.
         """
         while True:

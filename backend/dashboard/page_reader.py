@@ -31,11 +31,11 @@ from backend.errors import NotFoundError, StoreError
 from backend.estimate import IntervalEstimate
 from backend.records import ControlStatus, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
+from backend.store.damaged_files import find_problems
 from backend.store.files import read_json
 from backend.store.label_answers import read_label_answers
 from backend.store.label_examples import LabelExamples, load_label_examples
 from backend.store.label_tab import read_labeling_path
-from backend.store.problems import find_problems
 from backend.store.project_titles import title_notes
 from backend.store.projects import ProjectStore
 from backend.store.queue_front import QueueFront, StoredLabelError

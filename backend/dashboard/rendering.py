@@ -193,7 +193,7 @@ class PageRenderer(TemplateRenderer):
             s=question.summary,
             card=question.card,
             live=question.live,
-            open_tasks_text=wording.count_open_tasks(question.summary.status),
+            open_tasks_text=wording.describe_open_tasks(question.summary.status),
         )
 
     def render_audit(self, summary: ProjectSummary, page: AuditPage) -> str:

@@ -12,7 +12,7 @@ from backend.estimate import (
 )
 from backend.learning.first_labels import describe_first_labels
 from backend.records import HeldVersion, ProjectStatus, RemovedLabel, RoundStatus
-from backend.store.queue_front import QueuedTask
+from backend.store.queue_front import DIFFERENT, RARE_LABEL, QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
 ROUGH_FIGURE_IMAGES = 30
@@ -29,19 +29,19 @@ CANCELLING_TEXT = "Cancelling the training"
 QUEUE_REASON_TEXTS = {
     "audit": "Selected at random to measure the accuracy. It is never used for training.",
     "check": "Confident enough to be auto-accepted. Selected at random as a spot check.",
-    "sought": "May show a label that has few examples.",
-    "unlike": "Not similar to any image labeled so far.",
+    RARE_LABEL: "May show a label that has few examples.",
+    DIFFERENT: "Least similar to the images labeled so far.",
     "uncertain": "The model is uncertain about this image and similar ones (uncertainty "
     "{uncertainty}).",
-    "representative": "The model is fairly confident about all remaining images (uncertainty of "
-    "this one: {uncertainty}). This one is similar to most of them.",
+    "representative": "The model is fairly confident about this image (uncertainty: "
+    "{uncertainty}). It is similar to many unlabeled images.",
     "typical": "Similar to many other images. Uncertainty does not distinguish them yet.",
 }
 QUEUE_REASON_TAGS = {
     "audit": "audit",
     "check": "check",
-    "sought": "rare label",
-    "unlike": "different",
+    RARE_LABEL: "rare label",
+    DIFFERENT: "different",
     "uncertain": "uncertain",
     "representative": "representative",
     "typical": "typical",
@@ -62,14 +62,14 @@ def reason_key(queued_task: QueuedTask) -> str:
     """Return the key of a task's reason in ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
     return (
         "representative"
-        if queued_task.why == "uncertain" and not queued_task.is_uncertain
-        else queued_task.why
+        if queued_task.reason == "uncertain" and not queued_task.is_uncertain
+        else queued_task.reason
     )
 
 
 def describe_reason(queued_task: QueuedTask) -> str:
     """Return the reason for a task's rank in the queue."""
-    uncertainty = format_percent(queued_task.unsure)
+    uncertainty = format_percent(queued_task.uncertainty)
     return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(uncertainty=uncertainty)
 
 
@@ -90,7 +90,7 @@ def explain_figure(figure: IntervalEstimate) -> str:
         meaning = f"About {round(100 * figure.value)} of 100 images are predicted correctly"
         interval = f"{round(100 * figure.low)} and {round(100 * figure.high)}"
     return (
-        f"{meaning}. The true figure is between {interval} with 95 % confidence. Measured on "
+        f"{meaning}. The true figure is between {interval} with 95% confidence. Measured on "
         f"{figure.n} images selected at random and never used for training.{caveat}"
     )
 
@@ -107,7 +107,7 @@ def explain_estimate(
     """
     if not estimate.is_conclusive or estimate.value is None:
         return ""
-    prefix = "Estimated" if audit_figure.is_conclusive else "Until then estimated"
+    prefix = "Estimated" if audit_figure.is_conclusive else "Estimate until then,"
     sentence = (
         f"{prefix} by cross-validation: {format_percent(estimate.value)} "
         f"({format_interval(estimate)}), on {estimate.n} labeled images."
@@ -158,21 +158,23 @@ def explain_removed_label(removed: RemovedLabel, has_controls: bool) -> str:
     return f"{use} “{removed.label}”{control}, which the labeling config no longer has."
 
 
-def count_open_tasks(status: ProjectStatus) -> str:
-    """Return the number of tasks without a label, as text."""
+def describe_open_tasks(status: ProjectStatus) -> str:
+    """Return a text for the tasks without a label, such as ``all 12 open tasks``."""
     count = max(0, status.tasks - status.labels)
-    return "the open task" if count == 1 else f"all {count:,} open tasks"
+    if count <= 1:
+        return "the open task" if count else "all open tasks"
+    return f"all {count:,} open tasks"
 
 
 def activity_text(status: ProjectStatus) -> str:
-    """Return what happens in a project, in a few words; what its round waits for."""
+    """Return a short text for the current activity, or for what the round waits for."""
     if status.predicting and not status.round.is_running:
         return PREDICTING_TEXT
     return round_text(status.round)
 
 
 def round_text(round_status: RoundStatus) -> str:
-    """Return what a round does, in a few words; what it waits for when another one runs."""
+    """Return a short text for the step of a round, or for what the round waits for."""
     if round_status.cancelling:
         return CANCELLING_TEXT
     if round_status.waiting and round_status.detail:
@@ -190,7 +192,7 @@ def activity_progress(status: ProjectStatus) -> float | None:
 def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
     """Return a sentence about the user's next step; empty while a round is running."""
     status = summary.status
-    if status.round.is_running or status.leaves_at:
+    if status.round.is_running or status.removed_at:
         return ""
     if status.round.state == "failed":
         return "Prelabel retries automatically. Press Start training to retry now."
@@ -208,14 +210,15 @@ def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
         return "There are enough new labels: training starts in a moment."
     if status.held and status.held.version:
         return (
-            f"{status.held.version} is trained on all labels, and is held back. Keep labeling: "
-            "the next version may pass."
+            f"{status.held.version} is up to date with all labels, but is held back. Keep "
+            "labeling: the next version may pass."
         )
     if status.labels < status.tasks:
         return (
-            "The model is trained on all labels. Keep labeling: the most informative image is next."
+            "The model is up to date with all labels. Keep labeling: the most informative image is "
+            "next."
         )
-    return "Every image is labeled, and the model is trained on all labels."
+    return "Every image is labeled, and the model is up to date with all labels."
 
 
 def explain_held_version(held: HeldVersion) -> str:

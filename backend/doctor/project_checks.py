@@ -20,7 +20,7 @@ from backend.label_studio.ml_protocol import MODEL_CLASS
 from backend.label_studio.project_details import BackendConnection
 from backend.label_studio.tabs import ProjectTabs
 from backend.label_studio.webhooks import Webhook, list_webhooks
-from backend.store.problems import find_problems
+from backend.store.damaged_files import find_problems
 from backend.store.round_state import read_round_state
 
 CONNECTED_STATE, DISCONNECTED_STATE = "CO", "DI"

@@ -17,22 +17,22 @@ from backend.endpoint import schemas
 from backend.endpoint.access import AccessControl
 from backend.endpoint.functions import FunctionRegistry, LoadedVersion
 from backend.endpoint.invoker import InvocationRequest, Invoker
-from backend.endpoint.metrics import EndpointMetrics
 from backend.endpoint.middleware import RequestMiddleware
 from backend.endpoint.openapi import (
     BEARER_SECURITY,
     BODY_ERROR_STATUSES,
     add_security_scheme,
     image_body,
-    json_body,
-    problem_responses,
+    json_body_docs,
+    problem_response_docs,
 )
 from backend.endpoint.post_response import PostResponseTasks
 from backend.endpoint.problems import add_error_handlers, handle_error, invalid_value
+from backend.endpoint.prometheus_metrics import EndpointMetrics
 from backend.endpoint.request_reader import RequestReader
 from backend.endpoint.responses import DEFAULT_LABEL_COUNT, ResponseOptions, control_type
 from backend.endpoint.root_page import add_root_page
-from backend.endpoint.schemas import Correction, JsonObject
+from backend.endpoint.schemas import Correction, HttpJsonObject
 
 DESCRIPTION = """
 Predict images with the live version of a Label Studio project. Send an API key as
@@ -144,14 +144,14 @@ def _add_operator_routes(app: FastAPI, parts: EndpointParts) -> None:
         archive = await asyncio.to_thread(zip_source)
         return Response(archive, media_type="application/zip", headers=download_headers)
 
-    @app.get("/health", response_model=JsonObject)
-    async def health() -> JsonObject:
+    @app.get("/health", response_model=HttpJsonObject)
+    async def health() -> HttpJsonObject:
         """Return the status of the endpoint and its number of functions."""
         return {"status": "UP", "functions": len(parts.functions.live_versions())}
 
     @app.get(
         "/metrics",
-        responses={200: {"content": {"text/plain": {}}}, **problem_responses(401, 403)},
+        responses={200: {"content": {"text/plain": {}}}, **problem_response_docs(401, 403)},
         response_class=Response,
         openapi_extra=BEARER_SECURITY,
     )
@@ -169,7 +169,7 @@ def _add_function_routes(app: FastAPI, parts: EndpointParts) -> None:
     @app.get(
         "/v1/functions",
         response_model=list[schemas.FunctionSummary],
-        responses=problem_responses(401),
+        responses=problem_response_docs(401),
         openapi_extra=BEARER_SECURITY,
     )
     async def functions(request: Request) -> Response:
@@ -183,7 +183,7 @@ def _add_function_routes(app: FastAPI, parts: EndpointParts) -> None:
     @app.get(
         "/v1/functions/{function}",
         response_model=schemas.FunctionDetails,
-        responses=problem_responses(401, 403, 404, 422, 503),
+        responses=problem_response_docs(401, 403, 404, 422, 503),
         openapi_extra=BEARER_SECURITY,
     )
     async def function_details(request: Request, function: FunctionId) -> Response:
@@ -204,7 +204,7 @@ def _add_invocation_routes(app: FastAPI, parts: EndpointParts) -> None:
         "/v1/functions/{function}/invoke",
         response_model=schemas.InvocationResponse,
         response_model_exclude_none=True,
-        responses=problem_responses(*BODY_ERROR_STATUSES),
+        responses=problem_response_docs(*BODY_ERROR_STATUSES),
         openapi_extra=image_body(several=False),
     )
     async def invoke(request: Request, parameters: InvocationParameters) -> Response:
@@ -220,7 +220,7 @@ def _add_invocation_routes(app: FastAPI, parts: EndpointParts) -> None:
         "/v1/functions/{function}/invoke-batch",
         response_model=schemas.BatchResponse,
         response_model_exclude_none=True,
-        responses=problem_responses(*BODY_ERROR_STATUSES),
+        responses=problem_response_docs(*BODY_ERROR_STATUSES),
         openapi_extra=image_body(several=True),
     )
     async def invoke_batch(request: Request, parameters: InvocationParameters) -> Response:
@@ -240,8 +240,8 @@ def _add_correction_route(app: FastAPI, parts: EndpointParts) -> None:
         "/v1/functions/{function}/samples/{externalId:path}/annotation",
         response_model=schemas.CorrectionResponse,
         status_code=202,
-        responses=problem_responses(*BODY_ERROR_STATUSES),
-        openapi_extra=json_body(Correction),
+        responses=problem_response_docs(*BODY_ERROR_STATUSES),
+        openapi_extra=json_body_docs(Correction),
     )
     async def correct(request: Request, function: FunctionId, externalId: ExternalId) -> Response:
         """Correct the prediction for an image; the correction becomes an annotation."""
@@ -264,7 +264,7 @@ def _add_correction_route(app: FastAPI, parts: EndpointParts) -> None:
         return JSONResponse(response.model_dump(), 202)
 
 
-def _function_json(loaded: LoadedVersion) -> JsonObject:
+def _function_json(loaded: LoadedVersion) -> HttpJsonObject:
     controls = [
         {"name": control.name, "type": control_type(control), "labels": list(control.label_names)}
         for control in loaded.controls

@@ -19,8 +19,8 @@ from backend.endpoint.app import EndpointParts, create_endpoint_app
 from backend.endpoint.capture_recorder import CaptureRules
 from backend.endpoint.functions import FunctionRegistry, VersionLoader
 from backend.endpoint.invoker import Invoker
-from backend.endpoint.metrics import EndpointMetrics
 from backend.endpoint.post_response import PostResponseTasks
+from backend.endpoint.prometheus_metrics import EndpointMetrics
 from backend.endpoint.request_reader import RequestReader
 from backend.runtime.periodic import throttle
 from backend.runtime.resources import Resources

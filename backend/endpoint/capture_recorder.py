@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backend.domain import ImageSize
-from backend.endpoint.schemas import JsonObject
+from backend.endpoint.schemas import HttpJsonObject
 from backend.inference.predict_image import labels_of, to_task_prediction
 from backend.label_studio.task_results import format_prediction
 from backend.store.captures import DAY_SECONDS, Capture, CaptureStore
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backend.inference.predict_image import ImagePrediction
 
 log = logging.getLogger("prelabel")
-RegionFactory = Callable[[ImageSize], list[JsonObject]]
+RegionFactory = Callable[[ImageSize], list[HttpJsonObject]]
 """Returns the regions of a correction for the size of the image."""
 MAX_HASH_DISTANCE = 4
 """Maximum Hamming distance of the 64-bit perceptual hashes of duplicates."""

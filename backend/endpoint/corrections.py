@@ -13,13 +13,13 @@ from backend.domain import (
 from backend.endpoint.functions import LoadedVersion
 from backend.endpoint.problems import ProblemError
 from backend.endpoint.responses import to_region
-from backend.endpoint.schemas import CorrectedObject, Correction, JsonObject
+from backend.endpoint.schemas import CorrectedObject, Correction, HttpJsonObject
 from backend.label_studio.task_results import format_prediction
 
 
 def correction_regions(
     loaded: LoadedVersion, correction: Correction, size: ImageSize
-) -> list[JsonObject]:
+) -> list[HttpJsonObject]:
     """Return the regions of a correction in the format of an annotation's ``result``.
 
     Args:

@@ -15,7 +15,7 @@ from backend.endpoint.functions import FunctionRegistry, LoadedVersion
 from backend.endpoint.post_response import PostResponseTasks
 from backend.endpoint.problems import ProblemError, unreadable_image
 from backend.endpoint.responses import DEFAULT_OPTIONS, ResponseOptions, build_response
-from backend.endpoint.schemas import Correction, JsonObject
+from backend.endpoint.schemas import Correction, HttpJsonObject
 from backend.errors import ImageError
 from backend.inference.predict_image import ImagePrediction
 from backend.store.image_copies import shrink_to_limit
@@ -80,7 +80,7 @@ class Invoker:
 
     async def invoke(
         self, request: InvocationRequest, content: bytes, started_at: float
-    ) -> JsonObject:
+    ) -> HttpJsonObject:
         """Return the response to one image.
 
         Args:
@@ -107,7 +107,7 @@ class Invoker:
         request: InvocationRequest,
         contents: Sequence[bytes | ProblemError],
         started_at: float,
-    ) -> JsonObject:
+    ) -> HttpJsonObject:
         """Return the response to several images, with an error for each unreadable one.
 
         Raises:
@@ -125,7 +125,7 @@ class Invoker:
         timer.finish("decode")
         predictions = iter(await _with_timeout(ready.batcher.submit(decoded)))
         timer.finish("predict")
-        results: list[JsonObject] = []
+        results: list[HttpJsonObject] = []
         for number, (content, image) in enumerate(zip(contents, images, strict=True)):
             item = request.item(number)
             if isinstance(image, ProblemError):
@@ -153,7 +153,7 @@ class Invoker:
         loaded = ready.loaded
         correction_regions(loaded, correction, PLACEHOLDER_SIZE)  # reject an invalid one early
 
-        def make_regions(size: ImageSize) -> list[JsonObject]:
+        def make_regions(size: ImageSize) -> list[HttpJsonObject]:
             return correction_regions(loaded, correction, size)
 
         if await self._post_response.correct(loaded, request.external_id, make_regions):
@@ -261,7 +261,7 @@ def _build_invocation(
 
 def _response_metadata(
     request: InvocationRequest, loaded: LoadedVersion, timer: _StepTimer
-) -> JsonObject:
+) -> HttpJsonObject:
     return {
         "function": request.function,
         "version": loaded.card.version,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from backend.endpoint.metrics import UNKNOWN_FUNCTION, EndpointMetrics
+from backend.endpoint.prometheus_metrics import UNKNOWN_FUNCTION, EndpointMetrics
 
 if TYPE_CHECKING:
     from starlette.responses import Response

@@ -7,17 +7,21 @@ from pydantic import BaseModel
 
 from backend.endpoint.problems import MEDIA_TYPE
 from backend.endpoint.request_reader import MAX_BATCH_IMAGES
-from backend.endpoint.schemas import JsonObject, Problem
+from backend.endpoint.schemas import HttpJsonObject, Problem
 
-IMAGE_SCHEMA: JsonObject = {"type": "string", "format": "binary", "description": "an image file"}
-IMAGE_TEXT_SCHEMA: JsonObject = {
+IMAGE_SCHEMA: HttpJsonObject = {
+    "type": "string",
+    "format": "binary",
+    "description": "an image file",
+}
+IMAGE_TEXT_SCHEMA: HttpJsonObject = {
     "type": "string",
     "minLength": 1,
     "description": "an image as base64 or data URI, or its https URL",
     "examples": ["data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4"
                  "2mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="],
 }  # fmt: skip
-BEARER_SECURITY: JsonObject = {"security": [{"bearer": []}]}
+BEARER_SECURITY: HttpJsonObject = {"security": [{"bearer": []}]}
 BODY_ERROR_STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
 """Error statuses of a route that reads a body."""
 
@@ -29,20 +33,20 @@ def add_security_scheme(app: FastAPI) -> None:
     schemes["bearer"] = {"type": "http", "scheme": "bearer", "description": "an API key: plk_…"}
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, object]]:
+def problem_response_docs(*statuses: int) -> dict[int | str, dict[str, object]]:
     """Return the documentation of error responses."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{Problem.__name__}"}}}
     return {status: {"model": Problem, "content": content} for status in statuses}
 
 
-def image_body(*, several: bool) -> JsonObject:
+def image_body(*, several: bool) -> HttpJsonObject:
     """Return the documentation of a route whose body is one image, or several."""
 
-    def one_or_several(schema: JsonObject) -> JsonObject:
+    def one_or_several(schema: HttpJsonObject) -> HttpJsonObject:
         several_schema = {"type": "array", "items": schema, "minItems": 1}
         return {**several_schema, "maxItems": MAX_BATCH_IMAGES} if several else schema
 
-    def form(schema: JsonObject) -> JsonObject:
+    def form(schema: HttpJsonObject) -> HttpJsonObject:
         properties = {"data": one_or_several(schema)}
         return {"schema": {"type": "object", "properties": properties, "required": ["data"]}}
 
@@ -56,7 +60,7 @@ def image_body(*, several: bool) -> JsonObject:
     return {"requestBody": {"required": True, "content": content}, **BEARER_SECURITY}
 
 
-def json_body(model: type[BaseModel]) -> JsonObject:
+def json_body_docs(model: type[BaseModel]) -> HttpJsonObject:
     """Return the documentation of a route whose JSON body is parsed by hand."""
     schema = model.model_json_schema()
     resolved = _inline(schema, schema.pop("$defs", {}))

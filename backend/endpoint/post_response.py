@@ -21,7 +21,7 @@ from backend.endpoint.capture_recorder import (
     RegionFactory,
 )
 from backend.endpoint.functions import LoadedVersion
-from backend.endpoint.metrics import DriftFigures, DriftMonitor, EndpointMetrics
+from backend.endpoint.prometheus_metrics import DriftFigures, DriftMonitor, EndpointMetrics
 from backend.errors import PrelabelError, error_text
 from backend.store.captures import DAY_SECONDS, CaptureStore
 from backend.store.drift_reference import load_reference

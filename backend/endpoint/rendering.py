@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from backend.endpoint.functions import LoadedVersion
 from backend.endpoint.invoker import read_image
 from backend.endpoint.responses import DEFAULT_OPTIONS, build_response, to_region
-from backend.endpoint.schemas import ControlResponse, ImageResponse, JsonObject, LabelConfidence
+from backend.endpoint.schemas import ControlResponse, HttpJsonObject, ImageResponse, LabelConfidence
 from backend.vision.images.decode import DecodedImage
 from backend.vision.images.draw import RegionMark, draw_marks
 
@@ -27,7 +27,7 @@ class EndpointResult:
         labels: all labels of the version.
     """
 
-    response: JsonObject
+    response: HttpJsonObject
     decoded_image: DecodedImage
     labels: tuple[str, ...]
 
@@ -49,7 +49,7 @@ def invoke_locally(loaded: LoadedVersion, content: bytes, max_pixels: int) -> En
     return EndpointResult(response, decoded_image, labels)
 
 
-def response_marks(response: JsonObject) -> list[RegionMark]:
+def response_marks(response: HttpJsonObject) -> list[RegionMark]:
     """Return the marks to draw for a response to one image."""
     parsed = ImageResponse.model_validate(response)
     controls = parsed.controls or {"": parsed}
@@ -66,7 +66,7 @@ def _control_marks(response: ControlResponse) -> Iterator[RegionMark]:
         yield RegionMark(item.labelName, item.confidence, region)
 
 
-def summarize_response(response: JsonObject) -> str:
+def summarize_response(response: HttpJsonObject) -> str:
     """Return a one-line summary of the response to one image.
 
     Example:

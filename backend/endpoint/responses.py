@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from backend.domain import Control, Region
 from backend.endpoint.functions import LoadedVersion
 from backend.endpoint.problems import ProblemError
-from backend.endpoint.schemas import BoundingBox, ImagePoint, JsonObject
+from backend.endpoint.schemas import BoundingBox, HttpJsonObject, ImagePoint
+from backend.inference.model import MULTIPLE_LABEL_THRESHOLD
 from backend.inference.predict_image import ImagePrediction
 
 DEFAULT_LABEL_COUNT = 10
 """Default number of labels in ``labelConfidences``."""
-MULTIPLE_LABEL_THRESHOLD = 0.5
-"""Default threshold of each label of a several-of-many control."""
 ROUNDING_DIGITS = 4
 
 
@@ -45,7 +44,7 @@ def control_type(control: Control) -> str:
 
 def build_response(
     loaded: LoadedVersion, prediction: ImagePrediction, options: ResponseOptions
-) -> JsonObject:
+) -> HttpJsonObject:
     """Return the response to one image.
 
     Raises:
@@ -64,7 +63,7 @@ def build_response(
 
 def _control_response(
     control: Control, prediction: ImagePrediction, options: ResponseOptions
-) -> JsonObject:
+) -> HttpJsonObject:
     if control.kind != "choices":
         return _regions_response(control, prediction, options)
     ranked = prediction.label_probabilities[control.name]
@@ -85,7 +84,7 @@ def _control_response(
 
 def _regions_response(
     control: Control, prediction: ImagePrediction, options: ResponseOptions
-) -> JsonObject:
+) -> HttpJsonObject:
     default_threshold = prediction.thresholds[control.name]
     threshold = default_threshold if options.threshold is None else options.threshold
     visible = [
@@ -103,7 +102,7 @@ def _regions_response(
     }
 
 
-def _geometry(control: Control, region: Region) -> JsonObject:
+def _geometry(control: Control, region: Region) -> HttpJsonObject:
     if control.kind == "points":
         x, y = region.center
         return {"center": _rounded(x=x, y=y)}
@@ -115,7 +114,7 @@ def _rounded(**values: float) -> dict[str, float]:
     return {name: round(value, ROUNDING_DIGITS) for name, value in values.items()}
 
 
-def _label_row(name: str, confidence: float) -> JsonObject:
+def _label_row(name: str, confidence: float) -> HttpJsonObject:
     return {"labelName": name, "confidence": round(confidence, ROUNDING_DIGITS)}
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-JsonObject = dict[str, object]
+HttpJsonObject = dict[str, object]
+"""A JSON object of a request or a response; its values are checked before use."""
 UnitFloat = Annotated[float, Field(ge=0, le=1)]
 LabelName = Annotated[str, Field(min_length=1, max_length=500)]
 INVOCATION_EXAMPLES: list[JsonValue] = [
@@ -155,7 +156,7 @@ class FunctionSummary(BaseModel):
     controls: list[FunctionControl]
     version: str
     created: str
-    audit: JsonObject = Field(description="accuracy or F1 on the audit set, with its interval")
+    audit: HttpJsonObject = Field(description="accuracy or F1 on the audit set, with its interval")
 
 
 class DriftStatus(BaseModel):
@@ -171,7 +172,7 @@ class FunctionDetails(FunctionSummary):
     """A function with its versions, training examples and drift."""
 
     versions: list[str] = Field(description="names for the parameter version, newest first")
-    examples: JsonObject = Field(description="number of training examples by control and label")
+    examples: HttpJsonObject = Field(description="number of training examples by control and label")
     drift: DriftStatus = Field(description="recent requests compared with the audit set")
 
 

@@ -156,7 +156,7 @@ def load_model(
             else load_trained_detector(detector_folder, load_runner)
         )
     controls, file = load_controls(folder), folder / "thresholds.json"
-    thresholds = read_record(file, dict[str, dict[str, float]], fix=MODEL_FIX)
+    thresholds = read_record(file, dict[str, dict[str, float]], advice=MODEL_FIX)
     if thresholds is None and controls:  # early releases wrote neither
         raise DamagedFileError(f"{file} is missing: {MODEL_FIX}.")
     return Model(load_heads(folder), loaded_detectors, thresholds or {}, controls)
@@ -179,13 +179,13 @@ def load_heads(folder: Path) -> dict[str, Head]:
 
 def load_controls(folder: Path) -> tuple[Control, ...]:
     """Load the controls that a model was trained for; empty in early releases."""
-    return read_record(folder / CONTROLS_FILE, tuple[Control, ...], fix=MODEL_FIX) or ()
+    return read_record(folder / CONTROLS_FILE, tuple[Control, ...], advice=MODEL_FIX) or ()
 
 
 def _load_names(folder: Path, kind: str) -> tuple[str, ...]:
     """Load the names of the controls with a head or detector, in the order of its subfolders."""
     file = folder / f"{kind}s.json"
-    names = read_record(file, tuple[str, ...], fix=MODEL_FIX) or ()
+    names = read_record(file, tuple[str, ...], advice=MODEL_FIX) or ()
     if len(names) != len(list(folder.glob(f"{kind}-*/"))):
         raise DamagedFileError(f"{file} is damaged (it does not name all models): {MODEL_FIX}.")
     return names

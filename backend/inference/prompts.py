@@ -60,10 +60,8 @@ class YoloePrompts:
         Returns:
             None if the network is unavailable, or no label has a prompt.
         """
-        try:
-            network = self._load(self._weights)
-        except PrelabelError as error:
-            log.warning("Text and box prompts are unavailable: %s", error)
+        network = self._load_network()
+        if network is None:
             return None
         prompt_samples = [sample for sample in samples if sample.regions][:MAX_PROMPT_IMAGES]
         sides = point_box_sizes(control, prompt_samples, mapping.size) if prompt_samples else {}
@@ -77,6 +75,17 @@ class YoloePrompts:
         return PromptedDetector(
             embeddings, replace(mapping, classes=classes, sides=sides), self._weights, self._load
         )
+
+    def is_available(self) -> bool:
+        """Return whether the network can be loaded."""
+        return self._load_network() is not None
+
+    def _load_network(self) -> OpenVocabulary | None:
+        try:
+            return self._load(self._weights)
+        except PrelabelError as error:
+            log.warning("Text and box prompts are unavailable: %s", error)
+            return None
 
     def _text_embeddings(
         self, network: OpenVocabulary, control: Control, labels: Sequence[int]

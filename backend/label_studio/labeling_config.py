@@ -11,8 +11,8 @@ from backend.domain import Control, ControlKind, Label
 from backend.errors import ConfigError
 from backend.label_studio.visibility import (
     TagTree,
+    hidden_reason,
     is_shown_per_region,
-    never_shown_reason,
     read_conditions,
 )
 
@@ -76,7 +76,7 @@ def read_config(xml: str) -> LabelingConfig:
 
 def _without_never_shown(controls: list[Control], left_out: dict[str, str]) -> list[Control]:
     """Return the controls that can be shown, and add the reasons of the others."""
-    reasons = {control.name: never_shown_reason(control, controls) for control in controls}
+    reasons = {control.name: hidden_reason(control, controls) for control in controls}
     shown = [control for control in controls if not reasons[control.name]]
     if len(shown) == len(controls):
         return controls
@@ -202,7 +202,7 @@ def _fraction(tag: Element, attribute: str, *, exclude_one: bool = False) -> flo
     text = tag.get(attribute)
     fraction = None if text is None else _parse_number(text)
     if fraction is not None and not (0 <= fraction < 1 or (fraction == 1 and not exclude_one)):
-        allowed_range = "from 0 to below 1, such as 0.01 for 1 %" if exclude_one else "from 0 to 1"
+        allowed_range = "from 0 to below 1, such as 0.01 for 1%" if exclude_one else "from 0 to 1"
         raise ConfigError(
             f'{attribute}="{text}" of {tag.get("name")} must be a number {allowed_range}.'
         )

@@ -31,7 +31,7 @@ LATEST_FIRST: Json = {"ordering": ["-tasks:updated_at"]}
 
 
 class TaskRequests(ApiSession):
-    """The part of the client for tasks and annotations."""
+    """Requests about tasks and annotations."""
 
     # -- tasks ------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class TaskRequests(ApiSession):
         """Yield the tasks with annotations by id, each with ``data`` and ``annotations``.
 
         Tasks that were only skipped are left out. One page is in memory at a time, and it starts
-        after the last id, so that labels of the meantime shift no task out of the list.
+        after the last id, so that labels submitted meanwhile do not cause tasks to be skipped.
         """
         yield from self._iter_by_id(
             number, LABELED_TASK_FIELDS, _nonzero_filter("total_annotations")

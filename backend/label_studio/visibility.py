@@ -54,12 +54,15 @@ def is_shown_per_region(tag: Element, tree: TagTree) -> bool:
     return any(_visibility(element).get("visiblewhen") == REGION_SELECTED for element in elements)
 
 
-def never_shown_reason(control: Control, served: Sequence[Control]) -> str:
-    """Return why a control is never shown with predictions; empty if it may be.
+def hidden_reason(control: Control, served: Sequence[Control]) -> str:
+    """Return why Label Studio never shows a control together with predicted answers.
 
     Args:
         control: the control.
         served: all served controls.
+
+    Returns:
+        the end of a sentence; empty if it may show it.
     """
     names = {other.name for other in served if other.is_choices} - {control.name}
     for condition in control.conditions:

@@ -34,29 +34,29 @@ def is_audit(project: str, task: int) -> bool:
 
 
 def interleave(
-    ranked: Sequence[int], audit: Sequence[int], labeled: int, audit_labeled: int
+    ranked: Sequence[int], sampled: Sequence[int], labeled: int, sampled_labeled: int
 ) -> list[int]:
-    """Mix audit tasks into a queue order at a steady rate.
+    """Mix sampled tasks into a queue order at a steady rate: one in ten.
 
     The rate is counted from the first label of the project, so that a new order does not reset it.
 
     Args:
         ranked: other tasks, first to last.
-        audit: audit tasks, in hash order.
-        labeled: number of tasks labeled so far, including audit tasks.
-        audit_labeled: number of audit tasks labeled so far.
+        sampled: audit tasks or spot checks, in hash order.
+        labeled: number of tasks labeled so far, including sampled ones.
+        sampled_labeled: number of sampled tasks labeled so far.
 
     Example:
-        >>> interleave([1, 2, 3], [9], labeled=8, audit_labeled=0)
+        >>> interleave([1, 2, 3], [9], labeled=8, sampled_labeled=0)
         [1, 9, 2, 3]
     """
     order: list[int] = []
-    audit_count = ranked_count = 0
-    for served_count in range(labeled, labeled + len(ranked) + len(audit)):
-        is_due = (served_count + 1) * AUDIT_SHARE >= audit_labeled + audit_count + 1
-        if audit_count < len(audit) and (is_due or ranked_count == len(ranked)):
-            order.append(audit[audit_count])
-            audit_count += 1
+    sampled_count = ranked_count = 0
+    for served_count in range(labeled, labeled + len(ranked) + len(sampled)):
+        is_due = (served_count + 1) * AUDIT_SHARE >= sampled_labeled + sampled_count + 1
+        if sampled_count < len(sampled) and (is_due or ranked_count == len(ranked)):
+            order.append(sampled[sampled_count])
+            sampled_count += 1
         else:
             order.append(ranked[ranked_count])
             ranked_count += 1

@@ -177,10 +177,10 @@ def is_held_for_review(project: str, task: int) -> bool:
 
 @dataclass
 class SpotChecks:
-    """Acceptable tasks that people label as spot checks: one in ten tasks of the queue.
+    """Spot checks: one in ten acceptable tasks is labeled by people.
 
-    They have the highest confidence, and the queue serves uncertain tasks first. Without a fixed
-    rate they would never be labeled.
+    They take every tenth place in the queue. Without a fixed rate they would never be labeled,
+    because the queue serves uncertain tasks first.
 
     Attributes:
         project: identity of the project.

@@ -15,7 +15,7 @@ from typing import Any
 from backend.domain import Control, Regions, Task
 from backend.errors import DamagedFileError
 from backend.label_studio import Json
-from backend.label_studio.label_rename import count_removed_labels
+from backend.label_studio.annotation_relabeling import count_removed_labels
 from backend.label_studio.labeling_config import LabelingConfig, read_config
 from backend.label_studio.task_results import parse_task
 from backend.learning.audit import is_audit

@@ -11,7 +11,7 @@ from typing import Any
 from backend.callbacks import ProgressCallback, StateCallback
 from backend.domain import Control
 from backend.errors import ConfigError, LabelStudioError, UsageError
-from backend.label_studio.label_rename import (
+from backend.label_studio.annotation_relabeling import (
     LabelRename,
     LabelRenamer,
     RenameCounts,

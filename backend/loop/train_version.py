@@ -18,7 +18,7 @@ from backend.loop import card as cards
 from backend.loop.evaluate.assess import Assessor
 from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.evaluate.past_versions import LOOP_ACTOR
-from backend.loop.fit import RECIPE_VERSION, ModelTrainer
+from backend.loop.model_trainer import RECIPE_VERSION, ModelTrainer
 from backend.loop.observe import Observation, count_changes, label_table
 from backend.runtime.project_session import ProjectSession
 from backend.store.audit_predictions import save_audit_predictions

@@ -37,7 +37,7 @@ LABEL_COLOURS = (
 )
 GOLDEN_RATIO = 0.618034
 """Step between hues as a share of the colour circle: the golden ratio keeps them apart."""
-CONTROL_TAGS = {
+TAG_BY_JOB = {
     **dict.fromkeys(
         (LabelingJob.BINARY, LabelingJob.SINGLE_CHOICE, LabelingJob.MULTIPLE_CHOICE), "Choices"
     ),
@@ -61,7 +61,7 @@ def write_config(job: LabelingJob, labels: Sequence[Label]) -> str:
     file = CONFIG_FOLDER / f"{job.value.replace('-', '_')}.xml"
     view = parse(file).getroot()
     assert view is not None  # noqa: S101 - a template has a root
-    control = next(view.iter(CONTROL_TAGS[job]))
+    control = next(view.iter(TAG_BY_JOB[job]))
     for template_label in list(control):
         control.remove(template_label)
     for index, label in enumerate(labels):

@@ -13,7 +13,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.onboarding.folder_project import DIGEST_FIELD
 from backend.onboarding.image_folder import DUPLICATE_REASON, FolderImage, SkippedFile
 
-IMPORT_BATCH_SIZE = 50
+UPLOAD_BATCH_SIZE = 50
 """Maximum number of images per request; Label Studio accepts 100."""
 MAX_BATCH_BYTES = 32_000_000
 """Maximum size of a request; a larger image is sent alone."""
@@ -119,7 +119,7 @@ def make_batches(images: Iterable[FolderImage]) -> Iterator[list[FolderImage]]:
     byte_count = 0
     for image in images:
         if batch and (
-            len(batch) == IMPORT_BATCH_SIZE or byte_count + len(image.content) > MAX_BATCH_BYTES
+            len(batch) == UPLOAD_BATCH_SIZE or byte_count + len(image.content) > MAX_BATCH_BYTES
         ):
             yield batch
             batch, byte_count = [], 0

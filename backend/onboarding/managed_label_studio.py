@@ -62,7 +62,7 @@ class ManagedLabelStudio:
         Raises:
             StoreError: the file is damaged or cannot be read.
         """
-        return read_record(self.account_file, LocalAccount, fix=ACCOUNT_FIX)
+        return read_record(self.account_file, LocalAccount, advice=ACCOUNT_FIX)
 
     def start(self, report: Callable[[float], None]) -> LocalAccount:
         """Start it with the data of the last time, wait until it answers, and log in.

@@ -1,4 +1,4 @@
-"""Import captured images into Label Studio soon after the endpoint stored them."""
+"""Start jobs that import captured images into Label Studio soon after they were stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RETRY_DELAY_SECONDS = 15.0
 
 
 class CaptureWatcher:
-    """Import the new captured images of a project.
+    """Start an import job when the endpoint has stored captures of a project.
 
     Args:
         project: id of the project.
@@ -53,7 +53,7 @@ class CaptureWatcher:
         return self._counts
 
     async def import_captures(self) -> None:
-        """Import all new captures, in several jobs if necessary; a failed import is retried."""
+        """Run import jobs until all captures are imported; a failed job is retried."""
         if self._is_importing:
             return
         self._is_importing = True

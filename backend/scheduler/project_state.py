@@ -43,7 +43,7 @@ class ProjectState:
         locked_elsewhere: another process runs a round of the project.
         is_cleaning: predictions of retired versions are being removed.
         warmed_version: version whose models of smart tools were preloaded; None if none was.
-        capture_watcher: imports captured images.
+        capture_watcher: starts jobs that import captured images.
         wake_event: set to start a round.
         ready_event: set once there is a version.
         round_lock: held by a round, and by jobs that must not run at the same time.

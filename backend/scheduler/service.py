@@ -24,7 +24,7 @@ from backend.runtime.connection import parse_created_at
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import ChangeLabelJob, TryJob
-from backend.scheduler.predict_queue import PredictQueue
+from backend.scheduler.predict_requests import PredictRequestRunner
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.registration import Registration
 from backend.scheduler.round_runner import RoundRunner
@@ -90,7 +90,9 @@ class Service:
         self._chores = ProjectChores(
             self._round_workers, self._prediction_workers, self._supervisor
         )
-        self._predict_queue = PredictQueue(self._prediction_workers, clock, self._unready_projects)
+        self._predict_runner = PredictRequestRunner(
+            self._prediction_workers, clock, self._unready_projects
+        )
         self._registration = Registration(settings, self._projects)
         self._round_runner = RoundRunner(
             settings,
@@ -191,8 +193,8 @@ class Service:
         return [project_state.record.id for project_state in woken]
 
     async def predict(self, body: bytes) -> bytes:
-        """Return the response to a ``/predict`` request; see :meth:`PredictQueue.predict`."""
-        return await self._predict_queue.predict(body)
+        """Return the response to a ``/predict`` request; see :class:`PredictRequestRunner`."""
+        return await self._predict_runner.predict(body)
 
     def versions(self) -> list[str]:
         """Return the versions of all projects, since the request does not specify one."""
@@ -316,11 +318,11 @@ class Service:
         project_state = self._project_state(id)
         if not project_state.record.missing_since:
             raise UsageError("Label Studio has this project: delete its connection there first.")
-        await asyncio.to_thread(partial(self._projects.set_missing, id, departed=True))
+        await asyncio.to_thread(partial(self._projects.set_missing, id, is_removed=True))
         self._scan_home()
 
-    async def answer_label(self, id: str, answer: LabelAnswer) -> None:
-        """Save what happens to annotations with a label that the labeling config lost.
+    async def save_removed_label_decision(self, id: str, answer: LabelAnswer) -> None:
+        """Save the decision about annotations whose label was removed from the labeling config.
 
         Raises:
             NotFoundError: no project has this id, or no annotation has the label any more.
@@ -387,9 +389,9 @@ class Service:
         records, damaged = self._projects.read_all()
         for id, message in damaged.items():
             self._supervisor.report_once(f"project {id} is skipped", message)
-        records = [record for record in records if not record.departed]
+        records = [record for record in records if not record.is_removed]
         known_ids = {record.id for record in records} | damaged.keys()
-        for id in self._project_states.keys() - known_ids:  # forgotten, or departed
+        for id in self._project_states.keys() - known_ids:  # forgotten, or removed from the list
             self._stop_project(id)
         for record in records:
             with self._supervisor.log_errors(f"files of project {record.id}"):
@@ -423,4 +425,4 @@ class Service:
 
     def _status(self, project: ProjectState) -> ProjectStatus:
         status = project.status(self._waiting_detail(project) if project.is_waiting else "")
-        return replace(status, predicting=self._predict_queue.progress(project.record))
+        return replace(status, predicting=self._predict_runner.progress(project.record))

@@ -310,7 +310,7 @@ def _add_form_routes(app: FastAPI, routes: DashboardRoutes, service: Service) ->
     @app.post("/projects/{id}/labels", include_in_schema=False)
     async def labels(request: Request, id: str) -> Response:
         async def save_answer(project: str) -> None:
-            await service.answer_label(project, await read_label_answer(request))
+            await service.save_removed_label_decision(project, await read_label_answer(request))
 
         return await routes.submit_form(request, id, "labels", "../", save_answer)
 

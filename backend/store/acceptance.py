@@ -16,7 +16,7 @@ from backend.json_records import JsonObject, json_field, unknown_keys
 from backend.store.record_files import log_once, read_backed_up, write_backed_up
 
 ACCEPTANCE_FILE = "acceptance.json"
-FIX = (
+ACCEPTANCE_CONSEQUENCE = (
     "auto-accept is suspended until it is restored from a backup, or removed to start the spot "
     "checks again"
 )
@@ -130,7 +130,10 @@ class AcceptanceStore:
             StoreError: the files cannot be read for another reason.
         """
         try:
-            return read_backed_up(self._file, AcceptanceState, fix=FIX) or AcceptanceState()
+            return (
+                read_backed_up(self._file, AcceptanceState, advice=ACCEPTANCE_CONSEQUENCE)
+                or AcceptanceState()
+            )
         except DamagedFileError as error:
             log_once(str(error))
             return AcceptanceState(problem=str(error))

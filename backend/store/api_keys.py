@@ -20,7 +20,7 @@ from backend.store.record_files import backup_path, read_backed_up, write_backed
 KEY_PREFIX = "plk"
 """Keys are ``plk_<id>_<secret>``; secret scanners recognize the prefix."""
 DEFAULT_IMAGES_PER_SECOND = 100.0
-LOCK_TIMEOUT_SECONDS = 10.0
+KEYS_LOCK_TIMEOUT_SECONDS = 10.0
 HASH_PATTERN = re.compile("[0-9a-f]{64}")
 KEYS_FIX = "requests are refused until it is restored; to start over, remove it and create new keys"
 
@@ -130,7 +130,7 @@ class ApiKeyStore:
         with exclusive_lock(
             file,
             StoreError("Another process changes the API keys: try again."),
-            LOCK_TIMEOUT_SECONDS,
+            KEYS_LOCK_TIMEOUT_SECONDS,
         ):
             self._file_signatures = []
             yield
@@ -139,7 +139,9 @@ class ApiKeyStore:
         """Read the keys if a file changed; a damaged one never means that there are no keys."""
         signatures = [file_signature(file) for file in (self._file, backup_path(self._file))]
         if signatures != self._file_signatures:
-            keys = read_backed_up(self._file, tuple[ApiKey, ...], fix=KEYS_FIX, check=_check_keys)
+            keys = read_backed_up(
+                self._file, tuple[ApiKey, ...], advice=KEYS_FIX, check=_check_keys
+            )
             self._keys_by_id = {key.id: key for key in keys or ()}
             self._file_signatures = signatures
 

@@ -14,7 +14,7 @@ from backend.store.record_files import log_once, read_backed_up, write_backed_up
 CONFIRMED_LABELS_FILE = "confirmed_labels.json"
 MAX_CONFIRMED_LABELS = 10_000
 """Maximum number of stored labels; the oldest are removed first."""
-FIX = "confirmed labels are listed again"
+CONFIRMED_LABELS_CONSEQUENCE = "confirmed labels are listed again"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ConfirmedLabel:
     Attributes:
         task: id of the task.
         control: name of the control.
-        given: the label as text.
+        given: the annotated label as text.
     """
 
     task: int
@@ -47,7 +47,7 @@ class LabelErrorLike(Protocol):
 
     @property
     def given(self) -> str:
-        """The label as text."""
+        """The annotated label as text."""
         ...
 
 
@@ -87,7 +87,12 @@ class ConfirmedLabels:
 
     def _read(self) -> tuple[ConfirmedLabel, ...]:
         try:
-            return read_backed_up(self._file, tuple[ConfirmedLabel, ...], fix=FIX) or ()
+            return (
+                read_backed_up(
+                    self._file, tuple[ConfirmedLabel, ...], advice=CONFIRMED_LABELS_CONSEQUENCE
+                )
+                or ()
+            )
         except DamagedFileError as error:
             log_once(str(error))
             return ()

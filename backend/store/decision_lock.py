@@ -8,7 +8,7 @@ from pathlib import Path
 from backend.errors import StoreError
 from backend.store.files import exclusive_lock
 
-LOCK_TIMEOUT_SECONDS = 30.0
+DECISION_LOCK_TIMEOUT_SECONDS = 30.0
 
 
 def decision_lock(folder: Path) -> AbstractContextManager[None]:
@@ -24,4 +24,4 @@ def decision_lock(folder: Path) -> AbstractContextManager[None]:
     """
     file = folder / "decisions.lock"
     busy = StoreError(f"Another process holds {file}: try again.")
-    return exclusive_lock(file, busy, LOCK_TIMEOUT_SECONDS)
+    return exclusive_lock(file, busy, DECISION_LOCK_TIMEOUT_SECONDS)

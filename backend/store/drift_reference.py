@@ -17,7 +17,7 @@ from backend.store.record_files import log_once, read_record
 
 MAX_REFERENCE_VECTORS = 2000
 """Maximum number of stored embeddings."""
-FIX = "drift is not measured until the next version"
+DRIFT_CONSEQUENCE = "drift is not measured until the next version"
 LABEL_MIX_FILE, AUDIT_VECTORS_FILE = "mix.json", "audit.npz"
 
 
@@ -55,7 +55,9 @@ def load_reference(folder: Path) -> DriftReference:
     """
     file = folder / AUDIT_VECTORS_FILE
     try:
-        label_counts = read_record(folder / LABEL_MIX_FILE, dict[str, dict[str, int]], fix=FIX)
+        label_counts = read_record(
+            folder / LABEL_MIX_FILE, dict[str, dict[str, int]], advice=DRIFT_CONSEQUENCE
+        )
         if label_counts is None:
             return EMPTY_REFERENCE
         with np.load(file, allow_pickle=False) as arrays:
@@ -66,5 +68,5 @@ def load_reference(folder: Path) -> DriftReference:
     except DamagedFileError as error:
         log_once(str(error))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-        log_once(f"{file} is damaged ({error}): {FIX}.")
+        log_once(f"{file} is damaged ({error}): {DRIFT_CONSEQUENCE}.")
     return EMPTY_REFERENCE

@@ -13,7 +13,7 @@ LABEL_TAB_FILE = "label_tab.json"
 
 @dataclass(frozen=True)
 class StoredLabelTab:
-    """Where people label a project.
+    """Address of the Data Manager tab that people label from.
 
     Attributes:
         path: path below the project's address in Label Studio; empty if unknown.

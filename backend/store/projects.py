@@ -28,9 +28,9 @@ from backend.store.servers import is_same_server
 
 RECORD_FILE, OUTCOME_FILE = "project.json", "summary.json"
 MISSING_PERIOD = timedelta(days=1)
-"""Time for which a project must be missing before it departs: the answer may be a mistake, such as
-that of a Label Studio that is restored from a backup."""
-TOKEN_FIX = "connect the project again"  # noqa: S105 - advice, not a token
+"""Time for which a project must be missing before it is removed from the list: the answer may be a
+mistake, such as that of a Label Studio that is restored from a backup."""
+SETUP_TOKEN_FIX = "connect the project again"  # noqa: S105 - advice, not a token
 RECORD_FIX = "restore it, or connect the project again, which trains it from scratch"
 
 
@@ -49,7 +49,7 @@ class ProjectRecord:
         drawn: seed of the audit set if it was drawn before ``created`` was known.
         missing_since: when Label Studio first answered that the project does not exist, UTC, ISO
             8601; empty while it exists.
-        departed: it was missing for so long that it is not shown or polled any more. Its files
+        is_removed: it was missing for so long that it is not listed or polled any more. Its files
             stay, and the endpoint serves its versions, until it is forgotten.
     """
 
@@ -60,7 +60,7 @@ class ProjectRecord:
     title: str = ""
     drawn: str = ""
     missing_since: str = json_field("", optional=True)
-    departed: bool = json_field(False, optional=True)
+    is_removed: bool = json_field(False, key="departed", optional=True)
     unknown: JsonObject = unknown_keys()
 
     @property
@@ -69,8 +69,8 @@ class ProjectRecord:
         return self.drawn or f"{self.number}.{self.created}"
 
     @property
-    def leaves_at(self) -> str:
-        """When a missing project departs, UTC, ISO 8601; empty for others."""
+    def removed_at(self) -> str:
+        """When a missing project is removed from the list, UTC, ISO 8601; empty for others."""
         if not self.missing_since:
             return ""
         return (datetime.fromisoformat(self.missing_since) + MISSING_PERIOD).isoformat()
@@ -89,7 +89,7 @@ class ProjectRecord:
             server=self.server,
             number=self.number,
             version=outcome.version or None,
-            leaves_at=self.leaves_at,
+            removed_at=self.removed_at,
         )
 
 
@@ -111,9 +111,9 @@ class ProjectStore:
         """Return all projects by folder name, without damaged records."""
         return self.read_all()[0]
 
-    def present(self) -> list[ProjectRecord]:
-        """Return all projects that did not depart."""
-        return [record for record in self.all() if not record.departed]
+    def listed(self) -> list[ProjectRecord]:
+        """Return all projects that were not removed from the list."""
+        return [record for record in self.all() if not record.is_removed]
 
     def damaged_messages(self) -> list[str]:
         """Return an error message for each damaged record."""
@@ -223,24 +223,24 @@ class ProjectStore:
             if record.title != title or not has_equal_copies(self.folder(id) / RECORD_FILE):
                 self._write(replace(record, title=title))
 
-    def set_missing(self, id: str, *, departed: bool = False) -> ProjectRecord:
+    def set_missing(self, id: str, *, is_removed: bool = False) -> ProjectRecord:
         """Record that Label Studio does not have a project, and return the record.
 
         Args:
             id: the project.
-            departed: it departs now, and not only after it was missing for ``MISSING_PERIOD``.
+            is_removed: remove it from the list now instead of after ``MISSING_PERIOD``.
         """
         with self._lock:
             record, now = self.get(id), datetime.now(UTC)
             since = record.missing_since or now.isoformat(timespec="seconds")
             record = replace(record, missing_since=since)
-            is_over = now >= datetime.fromisoformat(record.leaves_at)
-            return self._write(replace(record, departed=departed or is_over))
+            is_over = now >= datetime.fromisoformat(record.removed_at)
+            return self._write(replace(record, is_removed=is_removed or is_over))
 
     def set_present(self, id: str) -> ProjectRecord:
         """Record that Label Studio has a project again, and return the record."""
         with self._lock:
-            return self._write(replace(self.get(id), missing_since="", departed=False))
+            return self._write(replace(self.get(id), missing_since="", is_removed=False))
 
     def token(self, id: str) -> str:
         """Return the token that Label Studio sent to ``/setup``; empty without one."""
@@ -248,9 +248,9 @@ class ProjectStore:
         try:
             token = read_text(file) or ""
         except ValueError as error:
-            raise damaged_file_error(file, error, TOKEN_FIX) from error
+            raise damaged_file_error(file, error, SETUP_TOKEN_FIX) from error
         if not (token.isascii() and token.isprintable()):
-            raise damaged_file_error(file, "it is not a token", TOKEN_FIX)
+            raise damaged_file_error(file, "it is not a token", SETUP_TOKEN_FIX)
         return token
 
     def readable_token(self, id: str) -> str:
@@ -312,7 +312,7 @@ def _read_record(folder: Path) -> ProjectRecord | None:
         _check_time(record.missing_since)
 
     file = folder / RECORD_FILE
-    record = read_backed_up(file, ProjectRecord, fix=RECORD_FIX, check=check)
+    record = read_backed_up(file, ProjectRecord, advice=RECORD_FIX, check=check)
     return record and replace(record, server=strip_credentials(record.server))
 
 

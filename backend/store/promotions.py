@@ -37,7 +37,7 @@ class PromotionLog:
         return read_record(
             self.pointer_file,
             PromotionEvent,
-            fix=POINTER_FIX,
+            advice=POINTER_FIX,
             check=_check_event,
             read=self._read,
         )

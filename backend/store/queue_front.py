@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from backend.errors import DamagedFileError, NotFoundError
+from backend.json_records import json_field
 from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.decision_lock import decision_lock
 from backend.store.files import read_json, remove_file, stat_files, write_bytes
@@ -22,10 +23,13 @@ from backend.store.record_files import (
 )
 
 QueueReason = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
+"""Reason for a task's position in the queue, as stored."""
+RARE_LABEL: Final = "sought"
+DIFFERENT: Final = "unlike"
 MAX_THUMBNAILS = 500
 """Maximum number of stored thumbnails; the oldest that are not shown are removed first."""
 
-LABELED_FIX = "earlier labels of uncertain images are not counted"
+UNCERTAIN_LABELED_CONSEQUENCE = "earlier labels of uncertain images are not counted"
 MIN_SHOWN_UNCERTAINTY = 0.2
 """Uncertainty from which a task is described as uncertain, 0 to 1."""
 
@@ -36,21 +40,22 @@ class QueuedTask:
 
     Attributes:
         task: id of the task.
-        why: reason for its position. ``audit``: random task of the audit set; ``check``: random
-            spot check of auto-accept; ``sought``: likely to show a label with few examples;
-            ``unlike``: least similar to all labeled images; ``uncertain``: high uncertainty, also
-            for many similar images; ``typical``: similar to many images, before the first training.
-        unsure: uncertainty of the model, 0 to 1; 0 if it is not the reason.
+        reason: reason for its position. ``audit``: random task of the audit set; ``check``: random
+            spot check of auto-accept; ``RARE_LABEL``: likely to show a label with few examples;
+            ``DIFFERENT``: least similar to all labeled images; ``uncertain``: high uncertainty,
+            also for many similar images; ``typical``: similar to many images, before the first
+            training.
+        uncertainty: uncertainty of the model, 0 to 1; 0 if it is not the reason.
     """
 
     task: int
-    why: QueueReason
-    unsure: float = 0.0
+    reason: QueueReason = json_field(key="why")
+    uncertainty: float = json_field(0.0, key="unsure")
 
     @property
     def is_uncertain(self) -> bool:
         """Whether it comes next because the model is uncertain about its image."""
-        return self.why == "uncertain" and self.unsure >= MIN_SHOWN_UNCERTAINTY
+        return self.reason == "uncertain" and self.uncertainty >= MIN_SHOWN_UNCERTAINTY
 
 
 @dataclass(frozen=True)
@@ -176,10 +181,10 @@ class QueueFront:
             write_record(self._label_errors_file, replace(stored, suspects=suspects))
 
     def record_labeled(self, labeled: Iterable[int]) -> None:
-        """Record the labeled tasks among the next ones that the model was uncertain about.
+        """Record which labeled tasks were at the front because the model was uncertain.
 
-        Tasks labeled in another order are rarely among the next ones, and tasks that were imported
-        with their labels never are.
+        Tasks labeled in another order are rarely at the front, and tasks that were imported with
+        their labels never are.
 
         Args:
             labeled: tasks that a person labeled, of any age.
@@ -200,7 +205,12 @@ class QueueFront:
         There are none if both copies of the file are damaged.
         """
         try:
-            return set(read_backed_up(self._uncertain_file, tuple[int, ...], fix=LABELED_FIX) or ())
+            return set(
+                read_backed_up(
+                    self._uncertain_file, tuple[int, ...], advice=UNCERTAIN_LABELED_CONSEQUENCE
+                )
+                or ()
+            )
         except DamagedFileError as error:
             log_once(str(error))
             return set()

@@ -36,7 +36,7 @@ MIGRATIONS: Mapping[str, Sequence[Migration]] = {}
 
 Files of the first releases have no number. They are read like format 1.
 """
-DEFAULT_FIX = "delete it to start over"
+DEFAULT_ADVICE = "delete it to start over"
 BACKUP_SUFFIX, DAMAGED_SUFFIX = ".backup", ".damaged"
 _logged_messages: set[str] = set()
 _log_lock = threading.Lock()
@@ -50,7 +50,7 @@ def read_record(
     path: Path,
     hint: type[ValueT],
     *,
-    fix: str = DEFAULT_FIX,
+    advice: str = DEFAULT_ADVICE,
     check: Callable[[ValueT], None] = accept_any,
     read: ReadJson = read_json,
 ) -> ValueT | None:
@@ -59,7 +59,7 @@ def read_record(
     Args:
         path: the file.
         hint: see :func:`backend.json_records.value_from_json`.
-        fix: what a person can do about a damaged file.
+        advice: end of the message about a damaged file: what a person can do, or what follows.
         check: raises a ``TypeError`` for a value that no release writes.
         read: reads a JSON file; returns None if it does not exist.
 
@@ -70,7 +70,7 @@ def read_record(
     try:
         row = read(path)
     except DamagedFileError as error:
-        raise damaged_file_error(path, error.__cause__ or error, fix) from error.__cause__
+        raise damaged_file_error(path, error.__cause__ or error, advice) from error.__cause__
     if row is None and not path.exists():
         return None
     try:
@@ -83,7 +83,7 @@ def read_record(
                 f"{path} was written by a newer Prelabel (format {file_format}) and cannot be read "
                 f"({error}): update Prelabel."
             ) from error
-        raise damaged_file_error(path, error, fix) from error
+        raise damaged_file_error(path, error, advice) from error
     return value
 
 
@@ -100,7 +100,7 @@ def read_backed_up(
     path: Path,
     hint: type[ValueT],
     *,
-    fix: str = DEFAULT_FIX,
+    advice: str = DEFAULT_ADVICE,
     check: Callable[[ValueT], None] = accept_any,
 ) -> ValueT | None:
     """Read a value that :func:`write_backed_up` wrote; None if neither copy exists.
@@ -114,7 +114,7 @@ def read_backed_up(
     problems: list[DamagedFileError] = []
     for copy in (path, backup_path(path)):
         try:
-            value = read_record(copy, hint, fix=fix, check=check)
+            value = read_record(copy, hint, advice=advice, check=check)
         except DamagedFileError as error:
             problems.append(error)
             continue
@@ -191,9 +191,9 @@ def backup_path(path: Path) -> Path:
     return path.with_name(path.name + BACKUP_SUFFIX)
 
 
-def damaged_file_error(path: Path, reason: BaseException | str, fix: str) -> DamagedFileError:
+def damaged_file_error(path: Path, reason: BaseException | str, advice: str) -> DamagedFileError:
     """Build the error for a damaged file, in one sentence."""
-    return DamagedFileError(f"{path} is damaged ({reason}): {fix}.")
+    return DamagedFileError(f"{path} is damaged ({reason}): {advice}.")
 
 
 def log_once(message: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from backend.errors import DamagedFileError
 from backend.store.record_files import log_once, read_backed_up, write_backed_up
 
-COUNTERS_FIX = "this month's counters start at 0"
+COUNTERS_CONSEQUENCE = "this month's counters start at 0"
 
 
 def month_key(now: datetime | None = None) -> str:
@@ -66,7 +66,7 @@ class UsageCounters:
 def _read_counts(file: Path) -> dict[str, dict[str, float]]:
     """Read stored counters; none if both copies are damaged, so that work goes on."""
     try:
-        return read_backed_up(file, dict[str, dict[str, float]], fix=COUNTERS_FIX) or {}
+        return read_backed_up(file, dict[str, dict[str, float]], advice=COUNTERS_CONSEQUENCE) or {}
     except DamagedFileError as error:
         log_once(str(error))
         return {}

@@ -37,7 +37,7 @@ OVERTAKEN_REASON = (
     "make it live anyway."
 )
 CARD_FIX = "restore the file, or leave it: the version is set aside"
-LOCK_TIMEOUT_SECONDS = 60.0
+VERSION_LOCK_TIMEOUT_SECONDS = 60.0
 """Maximum wait for another process that saves or promotes a version."""
 
 
@@ -123,7 +123,7 @@ class VersionStore:
         """
         file = self.path(version) / LABELS_FILE
         try:
-            labels = read_record(file, dict[str, dict[str, list[Any]]], fix=CARD_FIX)
+            labels = read_record(file, dict[str, dict[str, list[Any]]], advice=CARD_FIX)
             if labels is None and (self._folder / PUBLISHER_FILE).exists():
                 return {}
             if labels is None:
@@ -291,7 +291,7 @@ class VersionStore:
         """Hold the lock for promotions across threads and processes; reentrant in a thread."""
         file = self._folder / "live.lock"
         busy = StoreError(f"Another process holds {file}: try again.")
-        return exclusive_lock(file, busy, LOCK_TIMEOUT_SECONDS, reentrant=True)
+        return exclusive_lock(file, busy, VERSION_LOCK_TIMEOUT_SECONDS, reentrant=True)
 
     def history(self) -> list[PromotionEvent]:
         """Return every promotion and roll-back, oldest first."""
@@ -357,7 +357,7 @@ class VersionStore:
                 raise TypeError(f"it is that of {card.version[:80]!a}")
             card.check_figures()
 
-        card = read_record(file, VersionCard, fix=CARD_FIX, check=check, read=self._read)
+        card = read_record(file, VersionCard, advice=CARD_FIX, check=check, read=self._read)
         if card is None:
             raise DamagedFileError(f"{file} is missing: {CARD_FIX}.")
         self._cards[version] = signature, card

@@ -18,7 +18,7 @@ from backend.inference.embed import EmbeddingResult
 from backend.inference.images import image_sources
 from backend.learning import labeling_advice
 from backend.learning.labeling_advice import ObjectStatistics
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation, fetch_fingerprint, observe
 from backend.runtime.project_session import ProjectSession
 from backend.tools.labeling_trial import (

@@ -16,7 +16,7 @@ from backend.runtime.project_session import ProjectSession
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord, ProjectStore
 from backend.store.servers import is_same_server
-from backend.tools.dataset.formats import make_writer
+from backend.tools.dataset.export_formats import make_writer
 from backend.tools.dataset.image_files import ExportImages
 from backend.tools.dataset.labels import Dataset
 from backend.tools.dataset.read_dataset import read_dataset

@@ -20,7 +20,7 @@ from backend.learning import label_errors
 from backend.learning.detection_metrics import DetectionSample
 from backend.learning.label_errors import LabelErrorCandidate
 from backend.loop.evaluate.metrics import FINE_TUNED_KIND
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation, fetch_fingerprint, label_table, observe
 from backend.loop.publish.thumbnails import (
     MAX_LABEL_ERROR_THUMBNAILS,

@@ -22,7 +22,7 @@ from backend.learning import labeling_advice
 from backend.learning.labeling_advice import LabelingComparison, LabelingPredictions
 from backend.loop.evaluate.assess import MIN_AUDIT_IMAGES
 from backend.loop.evaluate.metrics import UNKNOWN_IMAGE_SIZE
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.runtime.project_session import ProjectSession
 from backend.training.detector import DetectorTrainingJob
 from backend.training.head import ChoiceExamples, HeadTrainingJob, train_head

@@ -86,14 +86,19 @@ class PromptedDetectorFactory(Protocol):
         """Return a detector for the control; None if no label has a prompt."""
         ...
 
+    def is_available(self) -> bool:
+        """Return whether the network that the prompts are for can be loaded."""
+        ...
+
 
 def will_fine_tune(job: DetectorTrainingJob) -> bool:
     """Return whether `train_detector` fine-tunes a network instead of building a zero-shot one."""
     annotated_count = sum(bool(sample.regions) and not sample.is_audit for sample in job.samples)
-    label_by_class = _label_by_class(job)
-    if annotated_count >= _min_samples(job, label_by_class):
+    if annotated_count >= MIN_SAMPLES_PRETRAINED:
         return True
-    return annotated_count >= MIN_DETECTOR_IMAGES and not label_by_class and job.prompts is None
+    if annotated_count < MIN_DETECTOR_IMAGES or _label_by_class(job):
+        return False
+    return job.prompts is None or not job.prompts.is_available()
 
 
 def train_detector(job: DetectorTrainingJob) -> Detector | None:
@@ -109,23 +114,16 @@ def train_detector(job: DetectorTrainingJob) -> Detector | None:
         DetectorError: training failed.
     """
     training_samples = [sample for sample in job.samples if not sample.is_audit]
-    annotated_count = sum(bool(sample.regions) for sample in training_samples)
-    label_by_class = _label_by_class(job)
-    if annotated_count >= _min_samples(job, label_by_class):
+    if will_fine_tune(job):
         return _fine_tune(job, training_samples)
+    label_by_class = _label_by_class(job)
     if job.prompts and len(set(label_by_class.values())) < len(job.control.labels):
         prompted = job.prompts.detector(job.control, training_samples, _zero_shot_mapping(job, {}))
         if prompted is not None:
             described = set(prompted.class_mapping.classes.values())
             remaining = {row: i for row, i in label_by_class.items() if i not in described}
             return replace(prompted, pretrained_detector=_zero_shot_detector(job, remaining))
-    if annotated_count >= MIN_DETECTOR_IMAGES and not label_by_class:
-        return _fine_tune(job, training_samples)
     return _zero_shot_detector(job, label_by_class)
-
-
-def _min_samples(job: DetectorTrainingJob, label_by_class: Mapping[int, int]) -> int:
-    return MIN_SAMPLES_PRETRAINED if label_by_class or job.prompts else MIN_DETECTOR_IMAGES
 
 
 def _label_by_class(job: DetectorTrainingJob) -> dict[int, int]:

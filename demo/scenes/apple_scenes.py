@@ -57,7 +57,7 @@ BARK_COLOURS = ((92, 72, 56), (118, 100, 84), (76, 64, 56))
 
 
 def apple_scenes(count: int, seed: int) -> Iterator[FruitScene]:
-    """Draw the first scenes of a seed, with no apple or 2 to 25 apples."""
+    """Yield ``count`` reproducible scenes, each with no apple or 2 to 25."""
     for index in range(count):
         rng = np.random.default_rng([seed, index, 3])
         apple_count = (

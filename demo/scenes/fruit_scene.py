@@ -56,8 +56,8 @@ class SceneItem:
     """An item of a scene.
 
     Attributes:
-        outlines: polygons that cover exactly the pixels that it hides.
-        draw: draws it on an image with a pen for that image.
+        outlines: polygons of exactly the pixels that the item covers.
+        draw: draws the item; the pen belongs to the image.
         label: class of a fruit; "" for other items.
     """
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from backend.cli.main import main
+from backend.label_studio.annotation_relabeling import LabelRename, LabelRenamer
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.label_rename import LabelRename, LabelRenamer
 from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from backend.label_studio.tabs import LABEL_NEXT_TAB
 from backend.label_studio.task_results import is_machine_annotation

@@ -79,7 +79,7 @@ def environment(studio: LabelStudioServer, home: Path) -> dict[str, str]:
 def killed_in_the_middle(arguments: list[str], env: Mapping[str, str], lab: LabelStudioUser) -> int:
     """Start it, and kill it as soon as some images are there; the project's number."""
     before = {p["id"] for p in lab.request("GET", "/api/projects/")["results"]}
-    batch = "import backend.onboarding.image_import as i; i.IMPORT_BATCH_SIZE = 7; "
+    batch = "import backend.onboarding.image_import as i; i.UPLOAD_BATCH_SIZE = 7; "
     code = batch + f"import backend.cli.main as c; c.main({arguments!r})"
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **env})
 
@@ -211,7 +211,7 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     terminal.wait_for("In which folder")
     terminal.type(f"{photos}\n")
     terminal.wait_for("64 files")
-    terminal.wait_for("Are these folders already the labels? blue, red")
+    terminal.wait_for("Use the folder names as labels? blue, red")
     terminal.type("none\n")
     terminal.wait_for("What is the task?")
     terminal.type("buckets\n")

@@ -185,7 +185,7 @@ def test_deployed_functions_have_limits_and_only_the_mounts_and_secrets_they_nee
     for function in functions.values():
         assert function.startup_timeout >= 300
         assert "/root/backend/domain.py" in function.files
-        assert "/root/serverless/jobs.py" in function.files
+        assert "/root/serverless/modal_jobs.py" in function.files
         assert "/root/backend/vision/detection/small.yaml" in function.files
         assert not any("tests/" in file for file in function.files)
     train, batch, models = (functions[n] for n in ("train", "BatchInference.*", "EndpointModels.*"))

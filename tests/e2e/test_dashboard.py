@@ -383,7 +383,7 @@ def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
     page.goto(garden.url)
     page.get_by_role("link", name=f"Roll back to {first}").click()
     expect(page.get_by_role("heading")).to_have_text(f"Roll back to {first}?")
-    expect(page.locator("main")).to_contain_text("No label changes.")
+    expect(page.locator("main")).to_contain_text("Your labels stay unchanged.")
     save_screenshot(page, shots, "dashboard-confirm")
     page.get_by_role("link", name="Cancel").click()
     expect(page.locator("#version")).to_have_text(newest)
@@ -464,7 +464,7 @@ def test_a_wrong_audit_image_is_shown_and_its_label_is_fixed_in_place(
     assert [item["value"] for item in annotation["result"]] == [{"choices": [truth]}]
 
     accuracy = page.get_by_role("region", name="Accuracy")
-    expect(accuracy.get_by_role("heading", name="Wrong on 1 of")).to_be_visible()
+    expect(accuracy.get_by_role("heading", name="Wrong predictions on 1 of")).to_be_visible()
     shot = accuracy.get_by_role("link", name=f"Task {task}", exact=True)
     assert str(shot.get_attribute("href")).endswith(f"/projects/{project}/data?task={task}")
     assert shot.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
@@ -623,7 +623,9 @@ def test_a_label_that_vanished_and_a_deleted_project_are_asked_about(
     event = {"action": "PROJECT_UPDATED", "project": {"id": project}}
     backend.http.post("/webhook", json=event)
     card = page.get_by_role("listitem").filter(has_text=f"project {project}")
-    expect(card).to_contain_text("was deleted in Label Studio; it will leave this page on")
+    expect(card).to_contain_text(
+        "was deleted in Label Studio and will be removed from this page on"
+    )
     save_screenshot(page, shots, "dashboard-deleted")
     card.get_by_role("button").click()
     expect(page.locator(".notice")).to_contain_text("removed from this page")

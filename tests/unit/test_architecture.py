@@ -37,13 +37,13 @@ PACKAGE_OWNERS: Mapping[str, tuple[str, ...]] = {
     "openvino": ("backend/vision/runtime/openvino_runner.py",),
     "pathvalidate": ("backend/tools/dataset/file_names.py",),
     "pillow_heif": ("backend/vision/images/formats.py",),
-    "prometheus_client": ("backend/endpoint/metrics.py",),
+    "prometheus_client": ("backend/endpoint/prometheus_metrics.py",),
     "rich": ("backend/cli/terminal.py",),
     "keyring": ("backend/store/login.py",),
     "skimage": ("backend/vision",),
     "sqlite3": ("backend/vision/encoders/embedding_cache.py",),
     "starlette": ("backend/endpoint", "backend/server"),
-    "torch": ("backend/vision", "serverless/jobs.py"),
+    "torch": ("backend/vision", "serverless/modal_jobs.py"),
     "ultralytics": (
         "backend/vision/ultralytics_models.py",
         "backend/vision/detection/ultralytics_trainer.py",  # subclasses of its trainers

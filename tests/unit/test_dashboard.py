@@ -72,11 +72,11 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
         "About 40 to 90 more labels",
         "about 12 more of dead",
         "Selected at random to measure the accuracy",
-        "Not similar to any image labeled so far",
+        "Least similar to the images labeled so far",
         "(uncertainty 83%)",
         "healthy predicted as wilting",
         "(nothing)",
-        "Counting error 12% (5% to 19%)",
+        "Counting error: 12% of the objects (5% to 19%)",
         "wrong label: healthy , perhaps wilting (92%)",
         "2 waiting for import, 1 imported as tasks.",
         "v5-0123abcd is newer and not live. Held back: it is worse.",
@@ -118,7 +118,7 @@ def test_wrong_audit_images_stand_under_the_accuracy_with_their_labels(tmp_path:
     shown = make_full_home(tmp_path)
     html = page(tmp_path, shown)
     accuracy = html[html.index('id="h-figure"') : html.index('id="h-round"')]
-    assert "Wrong on 4 of 20 audit images" in accuracy
+    assert "Wrong predictions on 4 of 20 audit images" in accuracy
     assert f'href="{SERVER}/projects/1/data?task=100"' in accuracy
     assert 'src="../projects/1/pictures/100.jpg" alt="Task 100"' in accuracy
     assert "labeled wilting , predicted healthy" in text(accuracy)
@@ -134,7 +134,7 @@ def test_wrong_audit_images_stand_under_the_accuracy_with_their_labels(tmp_path:
     ]
     first = replace(shown, version="v0-0123abcd")
     html = page(tmp_path, first)
-    assert "Wrong on 8 of 20 audit images" in html
+    assert "Wrong predictions on 8 of 20 audit images" in html
     assert 'href="../projects/1/audit">All 8 wrong images' in html
     (
         VersionStore(tmp_path / "projects" / "1").path(shown.version or "")
@@ -164,7 +164,7 @@ def test_a_cell_of_the_confusion_matrix_leads_to_its_images(tmp_path: Path) -> N
     assert re.findall(r'data\?task=(\d+)"', wrong) == ["100", "101", "102", "103"]
     hostile = audit_page(tmp_path, shown, AuditPairs(HOSTILE, HOSTILE, HOSTILE, True))
     assert "<script>alert" not in hostile
-    assert "None of the 20 audit images" in hostile
+    assert "No matching image among the 20 audit images" in hostile
 
 
 def comparison(home: Path, shown: ProjectStatus, first: str, second: str) -> str:
@@ -252,7 +252,7 @@ def test_a_project_of_5000_tasks_is_rendered_within_half_a_second(tmp_path: Path
     start = time.process_time()
     html = pages.render_project(reader.page(shown), "")
     assert time.process_time() - start < 0.5
-    assert "Wrong on 500 of 500" in html
+    assert "Wrong predictions on 500 of 500" in html
 
 
 def test_the_button_leads_to_the_tab_in_the_order_of_the_queue(tmp_path: Path) -> None:
@@ -283,8 +283,8 @@ def test_a_held_version_is_not_reported_as_up_to_date(tmp_path: Path) -> None:
     held = HeldVersion("v5-0123abcd", "Held back: it is worse.")
     status = replace(make_full_home(tmp_path), held=held, waiting=0, round=RoundStatus())
     told = text(page(tmp_path, status))
-    assert "trained on all labels. Keep" not in told
-    assert "v5-0123abcd is trained on all labels, and is held back." in told
+    assert "up to date with all labels. Keep" not in told
+    assert "v5-0123abcd is up to date with all labels, but is held back." in told
 
 
 def test_tasks_submitted_without_a_choice_are_listed(tmp_path: Path) -> None:
@@ -480,7 +480,7 @@ def test_figures_on_few_audit_images_are_not_shown(tmp_path: Path) -> None:
         assert "3 of the 10 audit images needed are labeled" in shown
         assert "80%" in shown
     assert "100%" not in card
-    assert "Until then estimated by cross-validation: 80% (65% to 90%), on 40 labeled" in html
+    assert "Estimate until then, by cross-validation: 80% (65% to 90%), on 40 labeled" in html
     assert "too early to tell, estimated 80%" in html, "the table of versions"
 
 
@@ -537,13 +537,15 @@ def test_the_front_of_the_queue_has_reasons() -> None:
     )
     front = order.first_tasks(24)
     assert [one.task for one in front] == order.ranked_tasks()[:24]
-    assert {one.why for one in front} == {"audit", "sought", "unlike", "uncertain"}
-    assert all(one.why == "audit" for one in front if one.task >= 40)
+    assert {one.reason for one in front} == {"audit", "sought", "unlike", "uncertain"}
+    assert all(one.reason == "audit" for one in front if one.task >= 40)
     assert all(
-        one.unsure == pytest.approx(weights[one.task], abs=1e-3) for one in front if one.unsure
+        one.uncertainty == pytest.approx(weights[one.task], abs=1e-3)
+        for one in front
+        if one.uncertainty
     )
     order.is_trained = False
-    assert "uncertain" not in {one.why for one in order.first_tasks(24)}
+    assert "uncertain" not in {one.reason for one in order.first_tasks(24)}
 
 
 def test_examples_of_a_label_are_the_same_labeled_images_in_every_round() -> None:

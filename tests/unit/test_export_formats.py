@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 
 from backend.domain import Control, ImageSize, Label, LabelSet, Region, Task
 from backend.errors import ConfigError
+from backend.tools.dataset.export_formats import WRITERS, make_writer
 from backend.tools.dataset.file_names import FileNames, original_name
-from backend.tools.dataset.formats import WRITERS, make_writer
 from backend.tools.dataset.image_files import training_file
 from backend.tools.dataset.labels import Dataset, LabeledImage
 from backend.tools.dataset.read_dataset import choose_validation_tasks

@@ -15,7 +15,7 @@ from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
 from backend.label_studio.labeling_config import read_config
 from backend.loop.card import Stopwatch
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation, ProjectFingerprint, label_table
 from backend.loop.train_version import VersionTrainer
 from backend.runtime.project_session import ProjectSession

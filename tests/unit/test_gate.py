@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backend.arrays import Doubles, Indices
-from backend.learning import contradiction, gate_statistics, rejection
+from backend.learning import contradiction, rejection, version_comparison
 from backend.learning.contradiction import (
     AnsweredQuestions,
     ContradictionResult,
@@ -18,7 +18,7 @@ from backend.learning.contradiction import (
 from backend.learning.rejection import measure_rejection
 
 
-@pytest.mark.parametrize("module", [gate_statistics, contradiction, rejection])
+@pytest.mark.parametrize("module", [version_comparison, contradiction, rejection])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted
@@ -42,7 +42,7 @@ def test_a_version_that_loses_significantly_more_images_is_held_back(
 ) -> None:
     live = [True] * lost + [False] * won + [True] * 20
     new = [False] * lost + [True] * won + [True] * 20
-    verdict = gate_statistics.compare_label_sets(live, new, "v3-abc")
+    verdict = version_comparison.compare_label_sets(live, new, "v3-abc")
     assert verdict.is_passed is promoted
     assert verdict.reason.startswith("Held back" if not promoted else "Not shown to be worse")
     assert "v3-abc" in verdict.reason
@@ -50,11 +50,11 @@ def test_a_version_that_loses_significantly_more_images_is_held_back(
 
 
 def test_without_an_audit_label_every_version_passes() -> None:
-    verdict = gate_statistics.compare_label_sets([], [])
+    verdict = version_comparison.compare_label_sets([], [])
     assert verdict.is_passed
     assert "No audit image" in verdict.reason
-    assert gate_statistics.compare_detections(np.zeros((1, 3)), np.zeros((1, 3))).is_passed
-    few = gate_statistics.compare_detections(np.zeros((9, 3)), np.zeros((9, 3)))
+    assert version_comparison.compare_detections(np.zeros((1, 3)), np.zeros((1, 3))).is_passed
+    few = version_comparison.compare_detections(np.zeros((9, 3)), np.zeros((9, 3)))
     assert "9 audit images are too few to compare the F1" in few.reason
     assert "%" not in few.reason
 
@@ -67,7 +67,7 @@ def test_equal_versions_are_rarely_held_back_and_much_worse_ones_mostly() -> Non
         live = both | (random.random(40) < 0.8)
         for skill in held_back:
             new = both | (random.random(40) < (0.8 if skill == 0.9 else 0.4))
-            held_back[skill] += not gate_statistics.compare_label_sets(
+            held_back[skill] += not version_comparison.compare_label_sets(
                 live.tolist(), new.tolist()
             ).is_passed
     assert held_back[0.9] <= 0.1 * 400
@@ -79,9 +79,9 @@ def test_detectors_are_compared_on_the_same_images() -> None:
     there = random.integers(1, 8, 40)
     live = np.stack([there * 0.9, there, there], axis=1)
     worse = np.stack([there * 0.6, there, there], axis=1)
-    assert gate_statistics.compare_detections(live, live).is_passed
-    assert gate_statistics.compare_detections(worse, live).is_passed
-    verdict = gate_statistics.compare_detections(live, worse, "v2")
+    assert version_comparison.compare_detections(live, live).is_passed
+    assert version_comparison.compare_detections(worse, live).is_passed
+    verdict = version_comparison.compare_detections(live, worse, "v2")
     assert not verdict.is_passed
     assert "F1 is 60%" in verdict.reason
 
@@ -90,19 +90,19 @@ def test_a_detector_that_detects_no_training_objects_is_held_back() -> None:
     there = np.array([3.0, 4, 2, 5, 3, 4])
     live = np.stack([there - 1, there, there], axis=1)
     nothing = np.stack([0 * there, 0 * there, there], axis=1)
-    verdict = gate_statistics.compare_detections(live, nothing, "v1", "latest training images")
+    verdict = version_comparison.compare_detections(live, nothing, "v1", "latest training images")
     assert not verdict.is_passed
     assert "6 latest training images" in verdict.reason
-    assert gate_statistics.compare_detections(nothing, nothing).is_passed
+    assert version_comparison.compare_detections(nothing, nothing).is_passed
 
 
 def test_two_differing_images_do_not_hold_a_detector_back() -> None:
     live = np.full((40, 3), 3.0)
     new = live.copy()
     new[:2, 0] = 2
-    assert gate_statistics.compare_detections(live, new).is_passed
+    assert version_comparison.compare_detections(live, new).is_passed
     new[:6, 0] = 2
-    assert not gate_statistics.compare_detections(live, new).is_passed
+    assert not version_comparison.compare_detections(live, new).is_passed
 
 
 @pytest.mark.parametrize("images", [2, 4, 8, 30])
@@ -115,16 +115,16 @@ def test_equal_detectors_are_rarely_held_back(images: int) -> None:
             np.stack([random.binomial(there, 0.8), random.poisson(there), there], axis=1)
             for _ in range(2)
         ]
-        held_back += not gate_statistics.compare_detections(rows[0], rows[1]).is_passed
+        held_back += not version_comparison.compare_detections(rows[0], rows[1]).is_passed
     assert held_back <= 0.13 * 500
 
 
 def test_one_failing_verdict_holds_back_and_gives_the_reason() -> None:
-    good = gate_statistics.GateVerdict(True, "Fine.", {})
-    bad = gate_statistics.GateVerdict(False, "Held back: worse.", {})
-    assert gate_statistics.combine_verdicts([good, bad]).reason == "Held back: worse."
-    assert gate_statistics.combine_verdicts([good, good]).is_passed
-    assert not gate_statistics.combine_verdicts([good, bad]).is_passed
+    good = version_comparison.GateVerdict(True, "Fine.", {})
+    bad = version_comparison.GateVerdict(False, "Held back: worse.", {})
+    assert version_comparison.combine_verdicts([good, bad]).reason == "Held back: worse."
+    assert version_comparison.combine_verdicts([good, good]).is_passed
+    assert not version_comparison.combine_verdicts([good, bad]).is_passed
 
 
 def make_probabilities(
@@ -178,13 +178,13 @@ def test_wrong_labels_are_significant_and_hard_images_are_not(
         answers = draw_answers(random, hard)
         held_back["clean"] += (
             contradiction_p_value(before, hard, answers, seed)
-            <= gate_statistics.CONTRADICTION_SIGNIFICANCE
+            <= version_comparison.CONTRADICTION_SIGNIFICANCE
         )
         for way in ("random", "swapped"):
             wrong = make_wrong(random, answers, 6, way)
             held_back[way] += (
                 contradiction_p_value(before, hard, wrong, seed)
-                <= gate_statistics.CONTRADICTION_SIGNIFICANCE
+                <= version_comparison.CONTRADICTION_SIGNIFICANCE
             )
     assert held_back["clean"] <= 0.05 * 60
     assert min(held_back["random"], held_back["swapped"]) >= min_power * 60
@@ -205,7 +205,7 @@ def test_constant_slips_and_overconfidence_are_calibrated_away(
         before = AnsweredQuestions.from_single_labels(sure[:110], answers[:110], range(110))
         held_back += (
             contradiction_p_value(before, sure[110:], answers[110:], seed)
-            <= gate_statistics.CONTRADICTION_SIGNIFICANCE
+            <= version_comparison.CONTRADICTION_SIGNIFICANCE
         )
     assert held_back <= 0.05 * 100
 
@@ -231,7 +231,7 @@ def test_wrong_multiple_choice_labels_are_significant(images: int, poisoned: boo
         found = measure_contradiction(
             window, ProbabilityCalibration.fit(before), np.random.default_rng(seed), 500
         )
-        held_back += found.p_value <= gate_statistics.CONTRADICTION_SIGNIFICANCE
+        held_back += found.p_value <= version_comparison.CONTRADICTION_SIGNIFICANCE
     low, high = {(20, False): (0, 0.05), (20, True): (0.5, 1), (60, True): (0.9, 1)}[
         images, poisoned
     ]
@@ -262,12 +262,12 @@ def test_the_window_with_the_lowest_p_value_decides_and_gives_the_numbers() -> N
         ("v5-a", ContradictionResult(10, 2, 1.2, 0.2)),
         ("v4-b", ContradictionResult(30, 12, 3.1, 0.0005)),
     ]
-    verdict = gate_statistics.check_recent_labels(windows)
+    verdict = version_comparison.check_recent_labels(windows)
     assert verdict.reason.startswith("Held back: 12 of the 30 labels given since v4-b contradict")
     assert "about 3 are expected" in verdict.reason
     assert verdict.evidence["windows"] == {"v5-a": 0.2, "v4-b": 0.0005}
-    assert gate_statistics.check_recent_labels(windows[:1]).is_passed
-    assert gate_statistics.check_recent_labels([]).is_passed, "no label came since"
+    assert version_comparison.check_recent_labels(windows[:1]).is_passed
+    assert version_comparison.check_recent_labels([]).is_passed, "no label came since"
 
 
 def simulate_detections(
@@ -303,7 +303,7 @@ def test_rejected_detections_are_significant_and_hard_images_are_not(
         before = simulate_detections(random, 30, 4.0, 0.0)
         held_back += (
             measure_rejection(before, simulate_detections(random, images, sharp, rejected)).p_value
-            <= gate_statistics.CONTRADICTION_SIGNIFICANCE
+            <= version_comparison.CONTRADICTION_SIGNIFICANCE
         )
     assert low * 200 <= held_back <= high * 200
 
@@ -316,7 +316,7 @@ def test_too_few_images_are_not_tested() -> None:
     assert measure_rejection(known, rejected * 5).p_value < 0.01
     assert (
         "people reject 20 of its detections"
-        in gate_statistics.check_recent_labels(
+        in version_comparison.check_recent_labels(
             [("v1", measure_rejection(known, rejected * 5))], "detections"
         ).reason
     )

@@ -15,10 +15,10 @@ from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
 from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
-from backend.learning.gate_statistics import GateVerdict
+from backend.learning.version_comparison import GateVerdict
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.gate import QualityGate
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation, ProjectFingerprint, label_table
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources

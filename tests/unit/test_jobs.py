@@ -11,7 +11,7 @@ import pytest
 
 from backend.training.head import ChoiceExamples, HeadTrainingJob
 from backend.vision.heads.head import load_head
-from serverless import jobs, serialization
+from serverless import modal_jobs, serialization
 from tests.support.published_models import BOXES_CONTROL, COLOUR_CONTROL
 
 ORDER_ID = "an-order"
@@ -48,7 +48,7 @@ def file_names(folder: Path) -> set[str]:
 
 
 def run(folder: Path, call_id: str = "") -> serialization.TrainingResult:
-    return jobs.run_training_order(ORDER_ID, folder, ignore_progress, skip_commit, call_id)
+    return modal_jobs.run_training_order(ORDER_ID, folder, ignore_progress, skip_commit, call_id)
 
 
 def test_an_order_survives_its_encoding_as_json(order: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_result_is_committed_under_another_name_then_renamed_and_marked_done_l
     order: Path, tmp_path: Path
 ) -> None:
     committed: list[set[str]] = []
-    result = jobs.run_training_order(
+    result = modal_jobs.run_training_order(
         ORDER_ID, tmp_path, ignore_progress, lambda: committed.append(file_names(order)), "fc-1"
     )
     inputs = {"order.json", "arrays.npz", "begun.json"}
@@ -138,18 +138,18 @@ def test_a_training_continues_when_its_progress_cannot_be_reported(
     def fail(done: int, total: int) -> None:
         raise ConnectionError("no network")
 
-    assert jobs.run_training_order(ORDER_ID, tmp_path, fail, skip_commit).files
+    assert modal_jobs.run_training_order(ORDER_ID, tmp_path, fail, skip_commit).files
 
 
 def test_a_missing_network_is_looked_for_once_more_after_a_reload(tmp_path: Path) -> None:
     reloads: list[int] = []
-    found = jobs.detect_packed_images("k", 32, tmp_path, [], 0.5, lambda: reloads.append(1))
+    found = modal_jobs.detect_packed_images("k", 32, tmp_path, [], 0.5, lambda: reloads.append(1))
     assert found is None
     assert reloads == [1]
 
 
 def test_a_timed_call_returns_its_value_with_device_and_seconds() -> None:
-    result = jobs.run_timed(lambda a, b: a + b, 1, 2)
+    result = modal_jobs.run_timed(lambda a, b: a + b, 1, 2)
     assert result.value == 3
     assert result.seconds >= 0
     assert result.device

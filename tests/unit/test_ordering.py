@@ -99,7 +99,7 @@ def reasons(order: QueueOrder, count: int) -> Counter[str]:
     found: Counter[str] = Counter()
     for _ in range(count):
         asked = order.first_tasks(QUEUE_HEAD_SIZE)[0]
-        found[asked.why] += 1
+        found[asked.reason] += 1
         order.mark_labeled([asked.task])
     return found
 
@@ -121,7 +121,7 @@ def test_a_label_that_never_turns_up_costs_little_and_in_the_end_nothing() -> No
             400, labeled, sought=[t for t in pool[::-1] if t not in labeled][:10]
         )
         asked = order.first_tasks(10)
-        costs.append(sum(one.why in ("sought", "unlike") for one in asked))
+        costs.append(sum(one.reason in ("sought", "unlike") for one in asked))
         labeled |= {one.task: "red" for one in asked}
     assert sum(costs[:2]) >= 5
     assert sum(costs) <= 18
@@ -209,7 +209,7 @@ def test_after_labels_of_one_class_the_next_tasks_show_all_classes(seed: int) ->
         order = order_sorted_folder(vectors, labeled, uncertainties)
         tasks = [task for task in order.ranked_tasks() if not is_audit("p", task)][:12]
         assert {task // IMAGES_PER_LABEL for task in tasks} == {0, 1, 2, 3}
-        assert "uncertain" not in {queued.why for queued in order.first_tasks(12)}
+        assert "uncertain" not in {queued.reason for queued in order.first_tasks(12)}
 
 
 def test_confidence_is_below_one_until_two_labels_have_examples() -> None:

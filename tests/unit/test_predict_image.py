@@ -12,7 +12,7 @@ from PIL import Image
 
 from backend.arrays import Floats
 from backend.domain import Control, ImageSize, Label, Region, Task
-from backend.endpoint.metrics import DriftMonitor
+from backend.endpoint.prometheus_metrics import DriftMonitor
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.model import Model
 from backend.inference.predict_image import (
@@ -25,7 +25,7 @@ from backend.inference.predict_image import (
 from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
 from backend.loop.evaluate.drift_reference import build_reference
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources

@@ -223,7 +223,7 @@ def test_projects_of_one_title_are_told_apart(tmp_path: Path) -> None:
     assert "project 1 at http://other.example" in told
 
 
-def test_a_deleted_project_says_when_it_leaves_and_leaves_at_once_if_asked(tmp_path: Path) -> None:
+def test_a_deleted_project_is_removed_at_the_given_time_or_at_once_if_asked(tmp_path: Path) -> None:
     make_full_home(tmp_path)
     projects = ProjectStore(tmp_path)
 
@@ -236,7 +236,7 @@ def test_a_deleted_project_says_when_it_leaves_and_leaves_at_once_if_asked(tmp_p
             if "was deleted in Label Studio" in html:
                 break
             await asyncio.sleep(0.1)
-        assert f'<time datetime="{record.leaves_at}">' in html
+        assert f'<time datetime="{record.removed_at}">' in html
         assert "Start training" not in (await client.get("/projects/1")).text
         left = await client.post("/projects/1/leave", headers=OURS)
         assert (left.status_code, left.headers["location"]) == (303, "../../?done=leave")
@@ -247,7 +247,7 @@ def test_a_deleted_project_says_when_it_leaves_and_leaves_at_once_if_asked(tmp_p
     assert len(VersionStore(projects.folder("1")).names()) == 6, "its versions stay"
     with pytest.raises(NotFoundError, match="none yet"):
         find_project(Settings(home=tmp_path), "")
-    assert find_project(Settings(home=tmp_path), "1").departed, "prelabel forget 1 finds it"
+    assert find_project(Settings(home=tmp_path), "1").is_removed, "prelabel forget 1 finds it"
 
 
 def test_a_project_is_missing_only_if_every_known_address_answers_so() -> None:
@@ -298,7 +298,7 @@ def test_commands_show_and_wait_for_the_round_of_another_process(
     caplog.set_level(logging.INFO)
     settings = Settings(home=tmp_path)
     record = ProjectStore(tmp_path).register("http://127.0.0.1:9", 1)
-    monkeypatch.setattr("backend.cli.projects.LOCK_POLL_SECONDS", 0.05)
+    monkeypatch.setattr("backend.cli.projects.ROUND_LOCK_POLL_SECONDS", 0.05)
     monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
     first, second = (open_session(settings, record) for _ in range(2))
     release = threading.Event()
@@ -342,5 +342,5 @@ def test_status_shows_removed_labels_and_deleted_projects(
     told = capsys.readouterr().out
     assert "1 annotation uses “pants”, which the labeling config no longer has." in told
     assert "`prelabel rename 1 pants NEW`" in told
-    assert f"leaves this list on {record.leaves_at[:10]} " in told
-    assert from_json(ProjectStatus, to_json(record.status(RoundOutcome()))).leaves_at
+    assert f"removed from this list on {record.removed_at[:10]} " in told
+    assert from_json(ProjectStatus, to_json(record.status(RoundOutcome()))).removed_at

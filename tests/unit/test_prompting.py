@@ -13,7 +13,12 @@ from backend.domain import Control, ImageSize, Label, Region
 from backend.inference.detections import RegionSample, detect_regions
 from backend.inference.model import Model, load_model, save_model
 from backend.inference.prompts import YoloePrompts
-from backend.training.detector import DetectorTrainingJob, train_detector, undetectable_labels
+from backend.training.detector import (
+    DetectorTrainingJob,
+    train_detector,
+    undetectable_labels,
+    will_fine_tune,
+)
 from backend.vision.detection.network_runner import NetworkRunner
 from backend.vision.detection.prompted_detector import PromptedDetector
 from backend.vision.detection.raw_network import build_raw_network
@@ -136,6 +141,29 @@ def test_a_damaged_network_costs_a_line_and_no_round(
     (line,) = caplog.messages
     assert line.startswith("Text and box prompts are unavailable: ")
     assert str(file) in line
+
+
+def test_few_images_are_fine_tuned_on_only_if_prompts_are_unavailable(
+    prompts: YoloePrompts, tmp_path: Path
+) -> None:
+    """The answer decides where a detector is trained: Modal trains only what is fine-tuned."""
+    (tmp_path / WEIGHTS).write_text("<html>404</html>", encoding="utf-8")
+    broken = YoloePrompts(WEIGHTS, lambda name: OpenVocabulary(tmp_path / name), tmp_path)
+    strange = save_pretrained_network(("cat", "dog"), tmp_path / "strange.pt")
+    known = save_pretrained_network(("disc", "dog"), tmp_path / "known.pt")
+    labeled = sample(Region("disc", 0.2, 0.2, 0.6, 0.7))
+    job = DetectorTrainingJob(
+        *(BOXES, [labeled] * 3, strange, None, YOLOE_SIDE, 60, 0),
+        *(lambda *given: pytest.fail("nothing is trained"), None),
+        *(lambda done, of: None, lambda: False),
+    )
+    assert will_fine_tune(job)
+    assert will_fine_tune(replace(job, prompts=broken))
+    assert not will_fine_tune(replace(job, prompts=prompts))
+    assert isinstance(train_detector(replace(job, prompts=prompts)), PromptedDetector)
+    assert not will_fine_tune(replace(job, base_network=known))
+    assert not will_fine_tune(replace(job, samples=[labeled] * 2))
+    assert will_fine_tune(replace(job, base_network=known, samples=[labeled] * 10))
 
 
 @pytest.mark.parametrize("keep", [0, 3, 1024])

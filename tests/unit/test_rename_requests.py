@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from backend.errors import LabelStudioError
-from backend.label_studio.label_rename import LabelRename, RenameCounts
+from backend.label_studio.annotation_relabeling import LabelRename, RenameCounts
 from backend.loop.observe import Observation, fetch_fingerprint, observe
 from backend.loop.rename_label import apply_label_answers, rename_label
 from backend.runtime.project_session import ProjectSession
@@ -210,7 +210,7 @@ def test_a_rename_implies_nothing_about_later_labels_and_decides_no_vote(
 def test_only_renames_do_not_count_as_an_update(
     lab: RenameServer, session: ProjectSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.label_studio.label_rename.REPORT_SIZE", 2)
+    monkeypatch.setattr("backend.label_studio.annotation_relabeling.REPORT_SIZE", 2)
     rename(session)
     lab.annotations[2]["updated_at"] = edited = "2090-06-01T00:00:00Z"
     rename_label(session, LabelRename("c", "crimson", "scarlet"), lambda done, total: None)

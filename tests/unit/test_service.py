@@ -36,10 +36,10 @@ from backend.scheduler import frames, supervise
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import PredictJob, WarmUpJob
-from backend.scheduler.predict_queue import (
+from backend.scheduler.predict_requests import (
     CHUNK_SIZE,
     REQUEST_TIMEOUT_SECONDS,
-    PredictQueue,
+    PredictRequestRunner,
 )
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.service import Service
@@ -87,8 +87,10 @@ def results(answer: bytes) -> list[int]:
     return [result["result"] for result in json.loads(answer)["results"]]
 
 
-def make_queue(pool: WorkerPool, clock: Callable[[], float] = time.monotonic) -> PredictQueue:
-    return PredictQueue(pool, clock, list)
+def make_request_runner(
+    pool: WorkerPool, clock: Callable[[], float] = time.monotonic
+) -> PredictRequestRunner:
+    return PredictRequestRunner(pool, clock, list)
 
 
 def test_a_smart_tool_request_runs_between_the_chunks_of_a_long_list(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_a_smart_tool_request_runs_between_the_chunks_of_a_long_list(tmp_path: P
     answered: list[str] = []
 
     async def work(pool: WorkerPool) -> None:
-        ask = make_queue(pool)
+        ask = make_request_runner(pool)
 
         async def long() -> None:
             assert results(await ask.predict(request(*many))) == list(many)
@@ -122,7 +124,7 @@ def test_a_long_list_shows_its_progress(tmp_path: Path) -> None:
     shown: list[str] = []
 
     async def work(pool: WorkerPool) -> None:
-        ask = make_queue(pool)
+        ask = make_request_runner(pool)
 
         async def watch() -> None:
             await until(lambda: ask.progress(record))
@@ -147,7 +149,9 @@ def test_requests_that_label_studio_abandoned_are_dropped(tmp_path: Path) -> Non
 
     async def work(pool: WorkerPool) -> None:
         async with pool.acquire():
-            waiting = asyncio.create_task(make_queue(pool, lambda: now[0]).predict(request(1, 2)))
+            waiting = asyncio.create_task(
+                make_request_runner(pool, lambda: now[0]).predict(request(1, 2))
+            )
             await asyncio.sleep(0.05)
             now[0] = REQUEST_TIMEOUT_SECONDS + 1
         answer = json.loads(await waiting)
@@ -475,21 +479,21 @@ def test_a_project_that_label_studio_does_not_have_leaves_after_a_day(tmp_path: 
     projects = ProjectStore(tmp_path / "home")
 
     async def work(service: Service) -> None:
-        await until(lambda: service.project("1").leaves_at)
+        await until(lambda: service.project("1").removed_at)
         status = service.project("1")
         assert status.round.error == "It has no project 1."
-        left = datetime.fromisoformat(status.leaves_at) - datetime.now(UTC)
+        left = datetime.fromisoformat(status.removed_at) - datetime.now(UTC)
         assert timedelta(hours=23) < left <= timedelta(days=1)
         (tmp_path / "missing").unlink()
         service.wake({"id": 1})
-        await until(lambda: not service.project("1").leaves_at)
+        await until(lambda: not service.project("1").removed_at)
         (tmp_path / "missing").touch()
         long_ago = replace(projects.get("1"), missing_since="2026-01-01T00:00:00+00:00")
         write_backed_up(projects.folder("1") / "project.json", long_ago)
         await until(lambda: service._project_states["1"].record.missing_since)
         service.wake({"id": 1})
         await until(lambda: not service.projects())
-        assert projects.present() == []
+        assert projects.listed() == []
         assert projects.folder("1").is_dir(), "its versions stay"
         await service.setup("1.0", "http://127.0.0.1:1", "")  # it is back
         assert [status.id for status in service.projects()] == [1]

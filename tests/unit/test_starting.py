@@ -294,7 +294,7 @@ def test_labels_come_before_the_image_which_leaves_room_for_them(
     job: LabelingJob, count: int
 ) -> None:
     xml = config_writer.write_config(job, [Label(f"kind {n}") for n in range(count)])
-    control, image = xml.index("<" + config_writer.CONTROL_TAGS[job]), xml.index("<Image")
+    control, image = xml.index("<" + config_writer.TAG_BY_JOB[job]), xml.index("<Image")
     assert control < image
     (height,) = re.findall(r'maxHeight="calc\(100vh - (\d+)px\)"', xml)
     assert 250 <= int(height) <= 370
@@ -483,7 +483,7 @@ def test_images_are_sent_in_batches_of_few_images_and_few_bytes() -> None:
 def test_what_was_interrupted_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_import, "IMPORT_BATCH_SIZE", 4)
+    monkeypatch.setattr(image_import, "UPLOAD_BATCH_SIZE", 4)
     for number in range(10):
         (tmp_path / f"{number}.png").write_bytes(make_png("red", number % 9))
     files = reading.list_files(tmp_path)

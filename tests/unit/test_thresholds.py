@@ -7,10 +7,10 @@ import doctest
 import numpy as np
 import pytest
 
-from backend.learning import auto_accept, gate_statistics, intervals, thresholds
+from backend.learning import auto_accept, intervals, thresholds, version_comparison
 
 
-@pytest.mark.parametrize("module", [auto_accept, gate_statistics, thresholds])
+@pytest.mark.parametrize("module", [auto_accept, version_comparison, thresholds])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted

@@ -13,13 +13,13 @@ from backend.domain import Control
 from backend.estimate import MIN_FIGURE_IMAGES, IntervalEstimate
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning import learning_curve
-from backend.learning.gate_statistics import GateVerdict
 from backend.learning.intervals import proportion_estimate
 from backend.learning.learning_curve import CurvePoint, LabelMisses
+from backend.learning.version_comparison import GateVerdict
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.gate import QualityGate
 from backend.loop.evaluate.metrics import ControlEvaluation
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
 from backend.runtime.project_session import ProjectSession

@@ -11,7 +11,7 @@ from backend.domain import Control
 from backend.inference.embed import EmbeddingResult, task_vectors
 from backend.inference.model import Model, predict_choice
 from backend.loop.evaluate.metrics import UNKNOWN_IMAGE_SIZE
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation
 from backend.store.drift_reference import DriftReference
 

@@ -24,7 +24,8 @@ from backend.learning.contradiction import (
     ProbabilityCalibration,
     measure_contradiction,
 )
-from backend.learning.gate_statistics import (
+from backend.learning.rejection import measure_rejection
+from backend.learning.version_comparison import (
     PAST_VERSION_SIGNIFICANCE,
     GateVerdict,
     check_recent_labels,
@@ -32,11 +33,10 @@ from backend.learning.gate_statistics import (
     compare_detections,
     compare_label_sets,
 )
-from backend.learning.rejection import measure_rejection
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.evaluate.past_versions import PastVersions, align_probabilities
-from backend.loop.fit import ModelTrainer
+from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard

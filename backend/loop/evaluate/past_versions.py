@@ -14,7 +14,7 @@ from backend.errors import DamagedFileError, PrelabelError
 from backend.inference.images import image_sources
 from backend.inference.model import load_heads
 from backend.learning.contradiction import AnsweredQuestions
-from backend.loop.fit import ModelTrainer, choice_examples
+from backend.loop.model_trainer import ModelTrainer, choice_examples
 from backend.loop.observe import Observation, label_table
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import LabelSnapshot, VersionCard

@@ -24,7 +24,7 @@ REQUEST_ID_KEY, EXTERNAL_ID_KEY = "prelabel_request", "prelabel_external"
 """Fields of an imported task's data: the request id, and the caller's id for the image."""
 RETRYABLE_STATUSES = frozenset({401, 403, 408, 429})
 """4xx statuses after which a retry can succeed; others reject the request for good."""
-IMPORT_BATCH_SIZE = 16
+CAPTURE_BATCH_SIZE = 16
 """Number of images imported between two calls of ``should_stop``."""
 
 
@@ -61,8 +61,8 @@ class CaptureImporter:
             self._session.number, REQUEST_ID_KEY
         )
         imported_count = 0
-        for start in range(0, len(waiting), IMPORT_BATCH_SIZE):
-            for capture in waiting[start : start + IMPORT_BATCH_SIZE]:
+        for start in range(0, len(waiting), CAPTURE_BATCH_SIZE):
+            for capture in waiting[start : start + CAPTURE_BATCH_SIZE]:
                 imported_count += self._import_or_defer(capture, tasks_by_request)
             if should_stop():
                 break

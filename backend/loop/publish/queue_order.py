@@ -27,7 +27,7 @@ from backend.learning.selection import (
 )
 from backend.loop.observe import Observation
 from backend.runtime.connection import Connection
-from backend.store.queue_front import QueuedTask, QueueReason
+from backend.store.queue_front import DIFFERENT, RARE_LABEL, QueuedTask, QueueReason
 
 QUEUE_HEAD_SIZE = 12
 """Number of tasks at the front that are reordered between rounds."""
@@ -153,9 +153,9 @@ class QueueOrder:
         if task in self.checks.pending:
             return "check"
         if self.search_interval and task in self.missing_label_tasks:
-            return "sought"
+            return RARE_LABEL
         if task in outliers:
-            return "unlike"
+            return DIFFERENT
         return "uncertain" if self.is_trained else "typical"
 
     def mark_labeled(self, tasks: Iterable[int]) -> None:

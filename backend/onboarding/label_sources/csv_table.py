@@ -61,7 +61,13 @@ class _ImageRows:
 
 
 def find_csv(root: Path, files: Sequence[Path]) -> LabelSource | None:
-    """Return the CSV files of a folder that have a column of images and one of labels."""
+    """Return the labels of a folder's CSV and TSV files as one source.
+
+    If a file has boxes, only files with boxes are used.
+
+    Returns:
+        None if no file has a column of images and one of labels.
+    """
     columns_by_file = {
         file: columns
         for file in files

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+EXPORTED_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 UPLOAD_PATTERN = re.compile(r"/data/upload/\d+/[0-9a-f]{8}-(.+)$")
 """An upload in Label Studio's media folder: the original name after eight random digits."""
 INLINE_PATTERN = re.compile(r"data:image/(\w+)", re.IGNORECASE)
@@ -18,11 +18,13 @@ MAX_NAME_BYTES = 150
 
 
 def original_name(address: str, task: int) -> str:
-    """Return the original file name of a task's image; ``task-N`` where it has none.
+    """Return the original file name of a task's image.
+
+    Where it has none, the name is ``task-N``, with a suffix if it is known.
 
     Args:
         address: as stored in the task's data; untrusted.
-        task: its id.
+        task: id of the task.
 
     Example:
         >>> original_name("/data/upload/3/1f0c22aa-my_cat.jpg", 7)
@@ -32,7 +34,7 @@ def original_name(address: str, task: int) -> str:
     """
     if inline := INLINE_PATTERN.match(address):
         suffix = f".{inline[1].lower()}".replace(".jpeg", ".jpg")
-        return f"task-{task}{suffix if suffix in IMAGE_SUFFIXES else ''}"
+        return f"task-{task}{suffix if suffix in EXPORTED_IMAGE_SUFFIXES else ''}"
     path = _address_path(address)
     upload = UPLOAD_PATTERN.search(path)
     return (upload[1] if upload else PurePosixPath(path).name) or f"task-{task}"
@@ -61,7 +63,7 @@ def split_suffix(name: str) -> tuple[str, str]:
         (('beach.2024', '.JPG'), ('beach.2024', ''))
     """
     suffix = PurePosixPath(name).suffix
-    if suffix.lower() not in IMAGE_SUFFIXES:
+    if suffix.lower() not in EXPORTED_IMAGE_SUFFIXES:
         return name, ""
     return name.removesuffix(suffix), suffix
 

@@ -16,7 +16,12 @@ from backend.learning.audit import AUDIT_SHARE, hash_rank
 from backend.loop.observe import is_audit_task, load_label_times, read_task
 from backend.runtime.project_session import ProjectSession
 from backend.store.annotation_times import AnnotationTimes
-from backend.tools.dataset.file_names import IMAGE_SUFFIXES, FileNames, original_name, split_suffix
+from backend.tools.dataset.file_names import (
+    EXPORTED_IMAGE_SUFFIXES,
+    FileNames,
+    original_name,
+    split_suffix,
+)
 from backend.tools.dataset.labels import Dataset, LabeledImage
 
 ORIGINAL_PATH_FIELD = "file"
@@ -155,6 +160,6 @@ def _imported_name(row: Json) -> str:
     Label Studio removes spaces and other characters from the names of uploads.
     """
     path = read_field(row["data"], ORIGINAL_PATH_FIELD)
-    if not isinstance(path, str) or split_suffix(path)[1].lower() not in IMAGE_SUFFIXES:
+    if not isinstance(path, str) or split_suffix(path)[1].lower() not in EXPORTED_IMAGE_SUFFIXES:
         return ""
     return path.replace("\\", "/").rpartition("/")[2]

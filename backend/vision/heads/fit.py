@@ -96,8 +96,9 @@ class LabeledRows:
 
 
 def class_mean_weights(rows: LabeledRows, masks: Floats) -> Floats:
-    """Return the weights of a nearest-mean classifier, the anchors without text: (F, K, r) float32.
+    """Return the weights of a nearest-mean classifier: (F, K, r) float32.
 
+    They are the anchors if there are no text weights.
     This is linear discriminant analysis with covariance I / s, s = ``CLASS_MEAN_LOGIT_SCALE``:
     w_k = s · m_k and b_k = −s/2 · ‖m_k‖². Means are shrunk towards the origin by one pseudo-image.
     With ``multiple``, each label is discriminated from its absence, and the bias includes the

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.endpoint.metrics import DriftFigures, DriftMonitor, EndpointMetrics
+from backend.endpoint.prometheus_metrics import DriftFigures, DriftMonitor, EndpointMetrics
 from backend.store.captures import Capture, CaptureStore
 from backend.store.drift_reference import DriftReference
 from backend.vision.images.display import make_displayable

@@ -9,7 +9,7 @@ import pytest
 
 from backend.domain import Control, Label
 from backend.errors import UsageError
-from backend.label_studio.label_rename import (
+from backend.label_studio.annotation_relabeling import (
     LabelRename,
     count_removed_labels,
     rename_in_result,

@@ -1,4 +1,4 @@
-"""The quality gate: hold back a new version if it is significantly worse than the live one.
+"""Statistical tests of the quality gate: is a new version significantly worse than the live one?
 
 Two tests are used. A paired comparison on the audit set detects a general loss of accuracy, but the
 audit set is too small to reveal a few wrong labels. So a second test checks whether the recent

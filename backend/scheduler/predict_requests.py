@@ -1,4 +1,4 @@
-"""The queue of ``/predict`` requests for the prediction worker.
+"""Run ``/predict`` requests on the prediction worker.
 
 A single process predicts, because each process needs its own copy of the models in memory. Requests
 are processed in order. A long list of tasks is split into chunks, so that the request of a smart
@@ -53,7 +53,7 @@ class RunningRequest:
     answered: int = 0
 
 
-class PredictQueue:
+class PredictRequestRunner:
     """Runs ``/predict`` requests on the prediction worker.
 
     Args:

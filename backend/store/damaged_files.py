@@ -1,4 +1,4 @@
-"""What damaged files of a project affect, for people."""
+"""Describe what the damaged files of a project affect."""
 
 from __future__ import annotations
 
