@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-STEM_CHANNELS, EMBEDDING_DIM = 32, 1280
+from backend.vision.encoders.efficientnet import EMBEDDING_DIM
+
+STEM_CHANNELS = 32
 BATCH_NORM_EPSILON = 1e-3
 """Epsilon of the TensorFlow training code; torch's own default is 1e-5."""
 

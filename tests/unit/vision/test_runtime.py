@@ -62,7 +62,9 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> Floats:
 def make(network: Any, folder: Path | None, said: list[str], **named: Any) -> Runner:
     options: dict[str, Any] = {"key": "weights:1", "family": "tiny-32", "dynamic_size": True}
     forced_kind = named.pop("forced_kind", None)
-    spec = RunnerSpec(network, noise(SHAPES[0]), folder=folder, **{**options, **named})
+    spec = RunnerSpec(
+        lambda: network, lambda: noise(SHAPES[0]), folder=folder, **{**options, **named}
+    )
     return select_fastest_runner(spec, said.append, forced_kind)
 
 
@@ -154,6 +156,8 @@ def test_a_converted_network_is_read_from_disk(
 ) -> None:
     said: list[str] = []
     make(Tiny(), tmp_path, said, forced_kind="openvino")
+    (compiled,) = tmp_path.glob("*.compiled")
+    compiled.unlink()
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".xml"]
     assert all(path.name.startswith("weights_1-") for path in tmp_path.iterdir())
     forget(monkeypatch)
@@ -196,8 +200,10 @@ def test_a_damaged_file_is_converted_again(
     make(Tiny(), tmp_path, said, forced_kind="openvino")
     (file,) = tmp_path.glob(f"*{suffix}")
     spoil(file, how)
+    next(tmp_path.glob("*.compiled")).unlink()
     again = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert (again.kind, said) == ("openvino", [])
+    next(tmp_path.glob("*.compiled")).unlink()
     forget(monkeypatch)
     kept = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert (kept.kind, said) == ("openvino", [])
@@ -209,6 +215,7 @@ def test_a_file_with_changed_weights_is_never_used(tmp_path: Path) -> None:
     make(Tiny(), tmp_path, said, forced_kind="openvino")
     (file,) = tmp_path.glob("*.bin")
     file.write_bytes(b"\x3f" * file.stat().st_size)
+    next(tmp_path.glob("*.compiled")).unlink()
     runner = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
 
@@ -250,7 +257,8 @@ for name in ("torch", "openvino", "ultralytics"):
     assert name not in sys.modules, name
 import torch
 example = np.ones((1, 3, 16, 16), dtype=np.float32)
-spec = runtime.RunnerSpec(torch.nn.Conv2d(3, 2, 3), example, key="k", family="f", folder=None)
+network = torch.nn.Conv2d(3, 2, 3)
+spec = runtime.RunnerSpec(lambda: network, lambda: example, key="k", family="f", folder=None)
 runner = runtime.select_fastest_runner(spec, print, forced_kind="openvino")
 assert runner.kind == "openvino"
 assert sys.modules.get("openvino_telemetry") is None
