@@ -142,7 +142,8 @@ def _load_network(file: Path, variant: Variant) -> Any:
     if hashlib.sha256(content).hexdigest() != variant.sha256:
         raise EncoderError(f"{file} is not the published file: install its package again.")
     weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    network = build_network(Scaling(variant.width, variant.depth, variant.side))
+    scaling = Scaling(variant.width, variant.depth, variant.side, EMBEDDING_DIM)
+    network = build_network(scaling)
     # The file lists its tensors in the order of the layers; the last two are the classifier.
     tensors = list(weights.values())[:-2]
     network.load_state_dict(dict(zip(network.state_dict(), tensors, strict=True)))
