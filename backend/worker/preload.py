@@ -10,7 +10,7 @@ from backend.runtime.project_session import ProjectSession
 
 
 def preload_live_version(session: ProjectSession) -> None:
-    """Load the live version of a project, make a test prediction, and connect to Label Studio.
+    """Load the live version of a project, make two test predictions, and connect to Label Studio.
 
     Raises:
         PrelabelError: the version cannot be loaded.
@@ -19,7 +19,6 @@ def preload_live_version(session: ProjectSession) -> None:
     if version is None:
         return
     loaded = load_with_model(session.resources, session.record, version, session.model(version))
-    for count in (1, 2):  # a network is compiled for single images, and for several in parallel
-        loaded.predict([noise_image()] * count)
+    loaded.predict([noise_image()] * 2)  # several images run in parallel, as those of tasks do
     with suppress(LabelStudioError):  # the round reports it
         _ = session.images

@@ -285,3 +285,96 @@ def test_torch_does_not_keep_converted_networks() -> None:
 def kept_classes() -> int:
     gc.collect()
     return sum(issubclass(type(kept), type) for kept in gc.get_objects())
+
+
+RESTARTED = """
+import sys
+from pathlib import Path
+import numpy as np
+from backend.vision.runtime import RunnerSpec, select_fastest_runner
+
+def refuse():
+    raise SystemExit("the network was built again")
+
+spec = RunnerSpec(refuse, refuse, key="weights:1", family="tiny-32", folder=Path(sys.argv[1]))
+runner = select_fastest_runner(spec, print, forced_kind="openvino")
+assert "torch" not in sys.modules
+np.savez(sys.argv[2], *runner(np.load(sys.argv[3])))
+"""
+
+
+def test_a_second_process_answers_identically_without_torch(tmp_path: Path) -> None:
+    folder, answers, batch_file = tmp_path / "cache", tmp_path / "out.npz", tmp_path / "batch.npy"
+    runner = make(Tiny(), folder, [], forced_kind="openvino")
+    batch = noise((1, 3, 32, 48), 7)
+    np.save(batch_file, batch)
+    command = [sys.executable, "-c", RESTARTED, str(folder), str(answers), str(batch_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(answers) as found:
+        for one, other in zip(found.values(), runner(batch), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+class Counted:
+    """Counts how often the network is built."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> Tiny:
+        self.count += 1
+        return Tiny()
+
+
+def select(folder: Path, load_network: Counted, kind: Any = "openvino") -> Runner:
+    spec = RunnerSpec(load_network, lambda: noise(SHAPES[0]), "weights:1", "tiny-32", folder)
+    return select_fastest_runner(spec, pytest.fail, kind)
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "flipped", "of another network", "gone"])
+def test_a_damaged_compiled_network_is_verified_again(how: str, tmp_path: Path) -> None:
+    load_network = Counted()
+    select(tmp_path, load_network)
+    select(tmp_path, load_network)
+    assert load_network.count == 1
+    (file,) = tmp_path.glob("*.compiled")
+    content = file.read_bytes()
+    if how == "of another network":
+        make(Tiny(1), tmp_path, [], key="weights:2", forced_kind="openvino")
+        (other,) = set(tmp_path.glob("*.compiled")) - {file}
+        other.replace(file)
+    elif how == "gone":
+        file.unlink()
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+        file.write_bytes({"empty": b"", "half": content[:middle], "flipped": flipped}[how])
+    for _ in range(2):
+        runner = select(tmp_path, load_network)
+        assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
+    assert load_network.count == 2
+
+
+def test_a_cache_moved_to_another_machine_is_measured_and_verified_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_network = Counted()
+    select(tmp_path, load_network, None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # another number of cores
+    runner = select(tmp_path, load_network, None)
+    assert load_network.count == 2
+    assert len(json.loads((tmp_path / TIMINGS_FILE).read_text(encoding="utf-8"))) == 2
+    assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
+
+
+def test_the_thread_count_without_torch_equals_that_of_torch() -> None:
+    program = (
+        "from backend.vision.threads import count_threads; before = count_threads(); "
+        "import torch; print(before, torch.get_num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    before, of_torch = done.stdout.split()
+    assert before == of_torch
