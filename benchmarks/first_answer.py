@@ -156,7 +156,7 @@ def make_choice_model(weights: Path) -> tuple[Model, ModelSource]:
     from backend.vision.heads.head import fit_head
 
     encoder = load_encoder(INSTALLED_ENCODER, log=lambda line: None)
-    drawn = PlantScenario().draw_images(24, 1)
+    drawn = [*PlantScenario().draw_images(24, 1)]
     vectors = encoder.encode_images([scene.image for scene in drawn])
     is_healthy = [str(scene.truth) == CHOICE_LABELS[0] for scene in drawn]
     targets = np.array([[healthy, not healthy] for healthy in is_healthy], dtype=np.float32)
