@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from backend.errors import PrelabelError, RoundInProgressError
 from backend.records import RoundOutcome
-from backend.scheduler.jobs import CleanupJob, Job, LabelCheckJob, WarmUpJob
+from backend.scheduler.jobs import CleanupJob, Job, LabelCheckJob, PreloadJob, WarmUpJob
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.supervise import Supervisor, cancel_all
 from backend.scheduler.worker_pool import WorkerPool
@@ -44,6 +44,13 @@ class ProjectChores:
         """Cancel all running jobs."""
         await cancel_all(self._running_tasks)
 
+    def start_preload(self, project_states: Sequence[ProjectState]) -> None:
+        """Load the live versions of projects in the order given.
+
+        Each is a job of its own, so that a request waits for one of them at most.
+        """
+        self._start("the live versions", self._preload(project_states))
+
     def start_after_round(
         self, project_state: ProjectState, outcome: RoundOutcome, *, is_full_round: bool
     ) -> None:
@@ -55,24 +62,25 @@ class ProjectChores:
             is_full_round: whether the round compared all tasks; predictions of retired versions are
                 removed only then.
         """
+        name = _log_name(project_state)
         if is_full_round and not project_state.is_cleaning:
             project_state.is_cleaning = True
-            self._start(project_state, self._remove_old_predictions(project_state))
+            self._start(name, self._remove_old_predictions(project_state))
         if outcome.trained and outcome.trained == project_state.live_version:
-            self._start(project_state, self._find_label_errors(project_state))
+            self._start(name, self._find_label_errors(project_state))
         has_smart_tools = any(control.smart for control in outcome.controls)
         if has_smart_tools and project_state.warmed_version != project_state.live_version:
             project_state.warmed_version = project_state.live_version
-            self._start(project_state, self._warm_smart_tools(project_state))
+            self._start(name, self._warm_smart_tools(project_state))
 
     def start_capture_import(self, project_state: ProjectState) -> None:
         """Import captured images if there are new ones."""
         if project_state.live_version and project_state.capture_watcher.is_due():
-            self._start(project_state, project_state.capture_watcher.import_captures())
+            self._start(_log_name(project_state), project_state.capture_watcher.import_captures())
 
-    def _start(self, project_state: ProjectState, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         async def run_guarded() -> None:
-            with self._supervisor.log_errors(f"project {project_state.record.id}"):
+            with self._supervisor.log_errors(name):
                 await coroutine
 
         task = asyncio.create_task(run_guarded())
@@ -130,7 +138,19 @@ class ProjectChores:
             message = "project %s: the models of smart tools could not be preloaded: %s"
             log.warning(message, project_state.record.id, error)
 
+    async def _preload(self, project_states: Sequence[ProjectState]) -> None:
+        for project_state in project_states:
+            try:
+                await self._run_job(self._prediction_workers, PreloadJob(project_state.record.id))
+            except PrelabelError as error:
+                message = "project %s: the live version could not be preloaded: %s"
+                log.warning(message, project_state.record.id, error)
+
     async def _run_job(self, worker_pool: WorkerPool, job: Job) -> Any:
         async with worker_pool.acquire() as worker:
             result, _ = await worker.run(job)
         return result
+
+
+def _log_name(project_state: ProjectState) -> str:
+    return f"project {project_state.record.id}"

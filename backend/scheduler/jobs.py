@@ -60,6 +60,13 @@ class WarmUpJob:
 
 
 @dataclass(frozen=True)
+class PreloadJob:
+    """Load the live version, so that the first prediction is fast. Result: None."""
+
+    project: str
+
+
+@dataclass(frozen=True)
 class TryJob:
     """Predict the image in the frame's body with the live version. Result: the endpoint's response
     as JSON."""
@@ -87,7 +94,14 @@ class ChangeLabelJob:
 
 
 ProjectJob = (
-    RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | WarmUpJob | TryJob | ChangeLabelJob
+    RoundJob
+    | CleanupJob
+    | LabelCheckJob
+    | CaptureImportJob
+    | WarmUpJob
+    | PreloadJob
+    | TryJob
+    | ChangeLabelJob
 )
 Job = ProjectJob | PredictJob
 JOB_TYPES: dict[str, type[Job]] = {
@@ -97,6 +111,7 @@ JOB_TYPES: dict[str, type[Job]] = {
     "capture_import": CaptureImportJob,
     "predict": PredictJob,
     "warm_up": WarmUpJob,
+    "preload": PreloadJob,
     "try": TryJob,
     "change_label": ChangeLabelJob,
 }

@@ -35,7 +35,7 @@ from backend.scheduler.worker_pool import (
     WORKER_COMMAND,
     WorkerPool,
 )
-from backend.settings import Settings
+from backend.settings import COMPUTE_LOCAL, Settings
 from backend.store import wake
 from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import sweep_temporary_files
@@ -49,6 +49,8 @@ log = logging.getLogger("prelabel")
 HOME_POLL_SECONDS = 1.0
 """Polling interval of the home folder, for requests of other processes."""
 WAITING_MESSAGE = "Waiting for {others}"
+PRELOADED_PROJECTS = 3
+"""Projects whose live versions are loaded at the start; their networks stay in memory."""
 QUICK_WORKERS = 1
 """Worker processes for rounds without a long training, so that one never blocks all projects."""
 MAX_UNKNOWN_PROJECTS = 100
@@ -113,6 +115,8 @@ class Service:
             await asyncio.to_thread(sweep_temporary_files, self.settings.home)
         with self._supervisor.log_errors(name):
             self._scan_home()
+            if self.settings.compute == COMPUTE_LOCAL:  # a start must not cost GPU time
+                self._chores.start_preload(self._recent_projects())
         polling = self._supervisor.run_forever(HOME_POLL_SECONDS, name, self._poll_home)
         self._poll_task = asyncio.create_task(polling)
 
@@ -337,6 +341,12 @@ class Service:
             raise UsageError(f"The labeling config does not have the label {answer.new!r}.")
         await asyncio.to_thread(save_label_answer, self._projects.folder(id), answer)
         self._wake_project(project_state)
+
+    def _recent_projects(self) -> list[ProjectState]:
+        """Return the projects with a version that were active last, the last one first."""
+        states = [state for state in self._project_states.values() if state.live_version]
+        states.sort(key=lambda state: self._projects.last_activity(state.record.id), reverse=True)
+        return states[:PRELOADED_PROJECTS]
 
     # -- waking -----------------------------------------------------------------------------
 

@@ -156,6 +156,13 @@ class ProjectStore:
         """Return the folder of a project's files."""
         return self._root / id
 
+    def last_activity(self, id: str) -> float:
+        """Return when a file of a project was last written, in seconds since 1970."""
+        try:
+            return self.folder(id).stat().st_mtime
+        except OSError:  # removed meanwhile
+            return 0.0
+
     def captures(self, id: str) -> CaptureStore:
         """Return the captured images of a project."""
         return CaptureStore(self.folder(id), self._endpoint_home)

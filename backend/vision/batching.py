@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import threading
+import ctypes
+import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
 from backend.arrays import Floats
+from backend.vision.threads import count_threads, imported_torch, single_thread_pool
 
 if TYPE_CHECKING:
     import torch
@@ -22,13 +24,28 @@ FP16_CAPABILITY = 7
 """Compute capability from which GPUs have tensor cores for float16."""
 CPU_BATCH_SIZE, GPU_BATCH_LIMIT = 16, 64
 """Maximum items per batch. Larger batches are hardly faster on a CPU and take more memory."""
+NVIDIA_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+AMD_DRIVER_DEVICE = Path("/dev/kfd")
 
 
 def detect_device() -> str:
-    """Return ``cuda`` if a GPU is available, else ``cpu``."""
+    """Return ``cuda`` if a GPU is available, else ``cpu``; torch is only imported with a driver."""
+    if not _has_gpu_driver():
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _has_gpu_driver() -> bool:
+    """Return whether a driver is installed, without which torch has no GPU."""
+    if AMD_DRIVER_DEVICE.exists():
+        return True
+    try:
+        ctypes.CDLL(NVIDIA_DRIVER)
+    except OSError:
+        return False
+    return True
 
 
 def supports_bf16() -> bool:
@@ -73,11 +90,9 @@ def encode_in_batches(
     Returns:
         (n, dim) float32. TF32 is disabled on a GPU so that embeddings agree with those of a CPU.
     """
-    import torch
-
     threads, limit = 1, GPU_BATCH_LIMIT
     if device == "cpu":
-        threads, limit = torch.get_num_threads(), CPU_BATCH_SIZE
+        threads, limit = count_threads(), CPU_BATCH_SIZE
     size = max(1, min(limit, -(-len(items) // threads)))
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     run = partial(_encode_batch, encode, _full_precision(device))
@@ -89,45 +104,24 @@ def encode_in_batches(
     return np.concatenate(rows) if rows else np.zeros((0, dim), dtype=np.float32)
 
 
-def single_thread_pool(count: int) -> ThreadPoolExecutor:
-    """Return a pool of ``count`` threads, each limited to one torch thread.
-
-    ``torch.set_num_threads`` also changes the default of threads that start later. The default is
-    restored, otherwise the server would later train on a single CPU.
-
-    Args:
-        count: number of threads, and the default to restore (``torch.get_num_threads()``).
-    """
-    return ThreadPoolExecutor(count, initializer=partial(_use_one_thread, count))
-
-
-def _use_one_thread(default_threads: int) -> None:
-    import torch
-
-    torch.get_num_threads()  # initializes torch, which would otherwise reset the number
-    torch.set_num_threads(1)
-    restoring_thread = threading.Thread(target=torch.set_num_threads, args=(default_threads,))
-    restoring_thread.start()
-    restoring_thread.join()
-
-
 def _encode_batch(
     encode: Callable[[Sequence[T]], Floats],
     full_precision: Callable[[], AbstractContextManager[object]],
     batch: Sequence[T],
 ) -> Floats:
-    import torch
-
+    torch = imported_torch()
+    if torch is None:  # of a converted network
+        return encode(batch)
     with torch.inference_mode(), full_precision():
         return encode(batch)
 
 
 def _full_precision(device: str) -> Callable[[], AbstractContextManager[object]]:
     """Return a context manager that disables TF32, the default of convolutions on a GPU."""
-    import torch
-
     if device == "cpu":
         return nullcontext
+    import torch
+
     return partial(torch.backends.cudnn.flags, enabled=True, allow_tf32=False)
 
 

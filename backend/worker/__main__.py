@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, BinaryIO
 from backend.bootstrap import make_resources
 from backend.errors import PrelabelError
 from backend.json_records import JsonObject, to_json
-from backend.loop.round import Round
-from backend.loop.round_memory import RoundMemory
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.scheduler import frames
@@ -33,6 +31,7 @@ from backend.scheduler.jobs import (
     Job,
     LabelCheckJob,
     PredictJob,
+    PreloadJob,
     ProjectJob,
     RoundJob,
     TryJob,
@@ -40,10 +39,10 @@ from backend.scheduler.jobs import (
     job_from_json,
 )
 from backend.settings import read_settings
-from backend.store.round_state import published_round
 
 if TYPE_CHECKING:
     from backend.loop.publish.retire import PredictionCleanup
+    from backend.loop.round_memory import RoundMemory
 
 log = logging.getLogger("prelabel")
 JobResult = JsonObject | int | None
@@ -89,6 +88,9 @@ class JobRunner:
             case WarmUpJob():
                 self._warm_smart_tools(job)
                 return None, b""
+            case PreloadJob():
+                self._preload(job)
+                return None, b""
             case TryJob():
                 return self._try_image(job, body), b""
             case ChangeLabelJob():
@@ -98,6 +100,9 @@ class JobRunner:
         return ProjectSession(self._resources, self._resources.projects.get(job.project))
 
     def _run_round(self, job_id: int, job: RoundJob) -> JsonObject:
+        from backend.loop.round import Round
+        from backend.store.round_state import published_round
+
         session = self._session(job)
 
         def report(state: str, progress: float, detail: str) -> None:
@@ -163,6 +168,11 @@ class JobRunner:
         session = self._session(job)
         _ = session.images  # connects to Label Studio, which takes time as well
         warm_up(session.model(job.version) if job.version else None)
+
+    def _preload(self, job: PreloadJob) -> None:
+        from backend.worker.preload import preload_live_version
+
+        preload_live_version(self._session(job))
 
     def _change_label(self, job: ChangeLabelJob) -> int:
         from backend.tools.change_label import change_label

@@ -315,6 +315,8 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
 ) -> None:
     before = lab.request("GET", "/api/projects/")["count"]
     given = [one.format(studio=studio.url) for one in arguments]
+    if "--backend" not in given:  # a person may have a backend at the default port
+        given += ["--backend", f"http://127.0.0.1:{find_free_port()}"]
     done = run_prelabel("init", str(photos), *given, **environment(studio, tmp_path / "home"))
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert sentence in done.stderr

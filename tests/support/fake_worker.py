@@ -20,7 +20,14 @@ from pathlib import Path
 from backend.json_records import JsonObject, to_json
 from backend.records import RoundOutcome
 from backend.scheduler import frames
-from backend.scheduler.jobs import CleanupJob, LabelCheckJob, RoundJob, WarmUpJob, job_from_json
+from backend.scheduler.jobs import (
+    CleanupJob,
+    LabelCheckJob,
+    PreloadJob,
+    RoundJob,
+    WarmUpJob,
+    job_from_json,
+)
 
 
 def main() -> None:
@@ -35,7 +42,7 @@ def main() -> None:
                 failure: JsonObject = {"failed": {"kind": job.version, "text": "It failed."}}
                 send_frame({"id": header["id"], **failure}, b"")
                 continue
-            case CleanupJob():
+            case CleanupJob() | PreloadJob():
                 send_frame({"id": header["id"], "done": 0}, b"")
                 continue
             case LabelCheckJob():

@@ -128,6 +128,7 @@ def publish_version(
     live: bool = True,
     server: str = "",
     title: str = "",
+    encoder: ModelSource = ModelSource("builtin", "builtin", "builtin"),
 ) -> str:
     """Save a version in a home folder, make it live, and return its name."""
     number = int(id)
@@ -146,7 +147,7 @@ def publish_version(
         labels=SplitSizes(24, 0),
         audit=IntervalEstimate(),
         controls=_control_summaries(model.controls),
-        encoder=ModelSource("builtin", "builtin", "builtin") if model.heads else ModelSource(),
+        encoder=encoder if model.heads else ModelSource(),
         seconds={"total": 1.0},
         seed=0,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -55,22 +56,65 @@ class NetworkSpec:
     pretrained: bool
 
 
-@dataclass(frozen=True, eq=False)
 class DetectionNetwork:
     """A network with its specification.
 
-    Attributes:
+    Args:
         module: torch module in float32 and evaluation mode, on the CPU.
         spec: the specification.
     """
 
-    module: Any
-    spec: NetworkSpec
+    def __init__(self, module: Any, spec: NetworkSpec) -> None:
+        self._module = module
+        self.spec = spec
+
+    @property
+    def module(self) -> Any:
+        """Torch module in float32 and evaluation mode, on the CPU."""
+        return self._module
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the output levels in pixels."""
+        return tuple(int(stride) for stride in self.module.stride)
 
     @property
     def stride(self) -> int:
         """Maximum stride in pixels, at least 32."""
-        return max(32, int(max(self.module.stride)))
+        return max(32, *self.strides)
+
+
+class StoredNetwork(DetectionNetwork):
+    """A saved network whose module is built at first use, as a converted network needs no torch.
+
+    Args:
+        folder: folder of :func:`save_network`.
+        spec: the specification.
+        strides: strides of the output levels in pixels.
+    """
+
+    def __init__(self, folder: Path, spec: NetworkSpec, strides: tuple[int, ...]) -> None:
+        super().__init__(None, spec)
+        self._folder = folder
+        self._strides = strides
+        self._load_lock = threading.Lock()
+
+    @property
+    def module(self) -> Any:
+        """Torch module in float32 and evaluation mode, on the CPU.
+
+        Raises:
+            DetectorError: the weights were damaged or deleted meanwhile.
+        """
+        with self._load_lock:
+            if self._module is None:
+                self._module = _load_module(self._folder, self.spec)
+        return self._module
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the output levels in pixels."""
+        return self._strides
 
 
 def load_base_network(path: Path) -> DetectionNetwork:
@@ -155,33 +199,57 @@ def match_names(known_names: Sequence[str], requested_names: Sequence[str]) -> d
 def save_network(network: DetectionNetwork, folder: Path) -> None:
     """Save a network to a folder in half precision, as ultralytics does."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = network.module.state_dict()
     half = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
-    save_file({k: v.contiguous() for k, v in half.items()}, folder / WEIGHTS_FILE)
-    (folder / NETWORK_SPEC_FILE).write_text(json.dumps(asdict(network.spec)), encoding="utf-8")
+    weights = save({k: v.contiguous() for k, v in half.items()})
+    stored = {**asdict(network.spec), "strides": network.strides}
+    stored["digest"] = _stored_digest(stored, weights)
+    (folder / WEIGHTS_FILE).write_bytes(weights)
+    (folder / NETWORK_SPEC_FILE).write_text(json.dumps(stored), encoding="utf-8")
 
 
 def load_network(folder: Path) -> DetectionNetwork:
     """Load a network saved by :func:`save_network`.
 
+    The module of an undamaged network is built at first use.
+
     Raises:
         DetectorError: a file is missing or damaged.
     """
+    try:
+        stored = json.loads((folder / NETWORK_SPEC_FILE).read_text(encoding="utf-8"))
+        known = {item.name: stored[item.name] for item in fields(NetworkSpec)}
+        spec = NetworkSpec(**{**known, "classes": tuple(known["classes"])})
+        digest = stored.pop("digest", "")  # missing in versions of early releases
+        if digest and digest == _stored_digest(stored, (folder / WEIGHTS_FILE).read_bytes()):
+            return StoredNetwork(folder, spec, tuple(stored["strides"]))
+    except Exception as error:  # json and NetworkSpec raise many exception types
+        raise damaged_detector_error(folder, error) from error
+    return DetectionNetwork(_load_module(folder, spec), spec)
+
+
+def _load_module(folder: Path, spec: NetworkSpec) -> Any:
+    """Build the module of a saved network; raises DetectorError."""
     from safetensors.torch import load
 
     try:
-        spec_data = json.loads((folder / NETWORK_SPEC_FILE).read_text(encoding="utf-8"))
-        known = {item.name: spec_data[item.name] for item in fields(NetworkSpec)}
-        spec = NetworkSpec(**{**known, "classes": tuple(known["classes"])})
-        state = load((folder / WEIGHTS_FILE).read_bytes())  # load_file would keep the file open
+        # load_file would keep the file open
+        state = load((folder / WEIGHTS_FILE).read_bytes())
         module = _match_class_width(_build_module(spec), spec, state)
         single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         module.load_state_dict(single)
-    except Exception as error:  # safetensors, json and torch raise many exception types
+    except Exception as error:  # safetensors and torch raise many exception types
         raise damaged_detector_error(folder, error) from error
-    return DetectionNetwork(module.eval(), spec)
+    return module.eval()
+
+
+def _stored_digest(stored: Mapping[str, object], weights: bytes) -> str:
+    """Return a digest of a saved network: its specification and weights."""
+    digest = hashlib.sha256(json.dumps(stored, sort_keys=True).encode())
+    digest.update(weights)
+    return digest.hexdigest()
 
 
 def damaged_detector_error(folder: Path, error: Exception) -> DetectorError:

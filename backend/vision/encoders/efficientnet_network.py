@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-STEM_CHANNELS, EMBEDDING_DIM = 32, 1280
+STEM_CHANNELS = 32
 BATCH_NORM_EPSILON = 1e-3
 """Epsilon of the TensorFlow training code; torch's own default is 1e-5."""
 
@@ -57,15 +57,17 @@ class Scaling:
         width: factor of the channels of all stages.
         depth: factor of the repeats, except in the first and the last stage.
         side: input size in pixels.
+        embedding_dim: output channels; no variant scales them.
     """
 
     width: float
     depth: float
     side: int
+    embedding_dim: int
 
 
 def build_network(scaling: Scaling) -> nn.Sequential:
-    """Return the network up to its pooled features: (n, 3, side, side) → (n, 1280)."""
+    """Return the network up to its pooled features: (n, 3, side, side) → (n, embedding_dim)."""
     side = scaling.side
     layers: list[Any] = [_convolution(3, STEM_CHANNELS, 3, 2, side), nn.ReLU6()]
     side, channels = math.ceil(side / 2), STEM_CHANNELS
@@ -77,7 +79,7 @@ def build_network(scaling: Scaling) -> nn.Sequential:
             stride = stage.stride if block == 0 else 1
             layers.append(InvertedResidual(stage, channels, output, stride, side))
             side, channels = math.ceil(side / stride), output
-    layers += [_convolution(channels, EMBEDDING_DIM, 1, 1, side), nn.ReLU6()]
+    layers += [_convolution(channels, scaling.embedding_dim, 1, 1, side), nn.ReLU6()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 

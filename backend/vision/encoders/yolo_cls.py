@@ -58,7 +58,7 @@ class YoloClsEncoder(ImageOnlyEncoder, NetworkEncoder):
         self._transforms = _checkpoint_transforms(checkpoint.network, side)
         network = checkpoint.network.fuse(verbose=False).requires_grad_(False)
         embedding_network = wrap_network(network, lambda yolo, images: yolo(images)[1])
-        super().__init__(embedding_network, _make_preprocess(self._transforms, side))
+        super().__init__(lambda: embedding_network, _make_preprocess(self._transforms, side))
 
     def to_portable(self) -> PortableEncoder:
         """See :meth:`SupportsExport.to_portable`."""

@@ -65,7 +65,7 @@ class ExportedDetectorNetwork(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.raw_network = build_raw_network(detector.network)
         self.is_query_based = is_rtdetr
-        self.strides = [int(s) for s in detector.network.module.stride] if not is_rtdetr else []
+        self.strides = [*detector.network.strides] if not is_rtdetr else []
         classes = detector.class_mapping.classes
         class_labels = [classes.get(c, -1) for c in range(len(detector.network.spec.classes))]
         shares_labels = len(set(class_labels) - {-1}) < sum(label >= 0 for label in class_labels)

@@ -1,12 +1,13 @@
-"""Convert, compile and run networks with OpenVINO; cache converted networks on disk."""
+"""Convert, compile and run networks with OpenVINO; save converted networks to disk."""
 
 from __future__ import annotations
 
+import io
 import queue
 import secrets
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from backend.arrays import Floats
-from backend.vision.runtime.runner import Outputs, RunnerKind, torch_thread_count
+from backend.vision.runtime.runner import Outputs, RunnerKind
+from backend.vision.threads import count_threads
 
 MAX_CACHED_NETWORKS = 24
 """Maximum converted networks in the cache folder; the least recently used are deleted."""
@@ -26,38 +28,34 @@ TELEMETRY_MODULE = "openvino_telemetry"
 class OpenVinoRunner:
     """Run a network with OpenVINO on a CPU, with one inference stream per thread.
 
-    A stream runs on one thread. Single inputs therefore use a second compiled model, whose only
-    stream runs on all threads, unless the calling thread is limited to one torch thread.
+    A stream runs on one thread. Single inputs therefore use a second compiled network, whose only
+    stream runs on all threads, unless the calling thread is limited to one thread.
 
     Args:
-        model: converted network.
         kind: ``openvino`` (float32) or ``openvino-bf16``.
         threads: number of threads.
-        shape: input shape, -1 for dynamic axes. A network with dynamic height and width is at most
-            5 % slower than one compiled for each shape (measured).
-        allow_second_copy: allow the second model for single inputs, with its copy of the weights.
+        multi_stream: the network, compiled for one stream per thread.
+        load_single_stream: returns the network compiled for one stream; called at first use, as
+            many runners never need it. None if single inputs use ``multi_stream`` too.
     """
 
     def __init__(
         self,
-        model: Any,
         kind: RunnerKind,
         threads: int,
-        shape: Sequence[int],
-        allow_second_copy: bool = False,
+        multi_stream: Any,
+        load_single_stream: Callable[[], Any] | None = None,
     ) -> None:
         self.kind = kind
         self._threads = threads
-        self._model = model.clone()
-        self._model.reshape(import_openvino().PartialShape(list(shape)))
-        self._multi_stream = _RequestPool(self._compile(threads))
-        self._allow_second_copy = allow_second_copy and threads > 1
+        self._multi_stream = _RequestPool(multi_stream)
+        self._load_single_stream = load_single_stream if threads > 1 else None
         self._single_stream: _RequestPool | None = None
-        self._compile_lock = threading.Lock()
+        self._load_lock = threading.Lock()
 
     def __call__(self, batch: Floats) -> Outputs:
         """See :class:`Runner`."""
-        use_all_threads = self._allow_second_copy and torch_thread_count() > 1
+        use_all_threads = self._load_single_stream is not None and count_threads() > 1
         return (self._get_single_stream() if use_all_threads else self._multi_stream)(batch)
 
     def run_in_stream(self, batch: Floats) -> Outputs:
@@ -72,19 +70,47 @@ class OpenVinoRunner:
             return list(pool.map(self._multi_stream, inputs))
 
     def _get_single_stream(self) -> _RequestPool:
-        """Compile the single-stream model at first use; many runners never need it."""
-        with self._compile_lock:
-            if self._single_stream is None:
-                self._single_stream = _RequestPool(self._compile(1))
-            return self._single_stream
+        with self._load_lock:
+            if self._single_stream is None and self._load_single_stream is not None:
+                compiled = self._load_single_stream()
+                self._single_stream = _RequestPool(compiled) if compiled else self._multi_stream
+            return self._single_stream or self._multi_stream
 
-    def _compile(self, streams: int) -> Any:
-        settings = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self.kind == "openvino-bf16" else "f32",
-            "NUM_STREAMS": str(streams),
-            "INFERENCE_NUM_THREADS": str(self._threads),
-        }
-        return import_openvino().Core().compile_model(self._model, "CPU", settings)
+
+def reshape_model(model: Any, shape: Sequence[int]) -> Any:
+    """Return a copy of a converted network with another input shape; -1 for dynamic axes.
+
+    A network with dynamic height and width is at most 5 % slower than one compiled for each shape
+    (measured).
+    """
+    reshaped = model.clone()
+    reshaped.reshape(import_openvino().PartialShape(list(shape)))
+    return reshaped
+
+
+def compile_model(model: Any, kind: RunnerKind, threads: int, streams: int) -> Any:
+    """Compile a converted network for this CPU."""
+    return import_openvino().Core().compile_model(model, "CPU", _settings(kind, threads, streams))
+
+
+def export_compiled(compiled: Any) -> bytes:
+    """Return a compiled network as bytes, for the same CPU and the same release of OpenVINO."""
+    exported = compiled.export_model()
+    return exported if isinstance(exported, bytes) else bytes(exported.getbuffer())
+
+
+def import_compiled(content: bytes, kind: RunnerKind, threads: int, streams: int) -> Any:
+    """Return a network exported by :func:`export_compiled`; raises OpenVINO's errors."""
+    settings = _settings(kind, threads, streams)
+    return import_openvino().Core().import_model(io.BytesIO(content), "CPU", settings)
+
+
+def _settings(kind: RunnerKind, threads: int, streams: int) -> dict[str, str]:
+    return {
+        "INFERENCE_PRECISION_HINT": "bf16" if kind == "openvino-bf16" else "f32",
+        "NUM_STREAMS": str(streams),
+        "INFERENCE_NUM_THREADS": str(threads),
+    }
 
 
 class _RequestPool:
@@ -168,19 +194,25 @@ def save_converted(model: Any, file: Path) -> None:
         import_openvino().save_model(model, temporary, compress_to_fp16=False)
         weights.replace(file.with_suffix(".bin"))
         temporary.replace(file)
-        _prune_cache(file.parent)
+        prune_cache(file.parent, (".xml", ".bin"), MAX_CACHED_NETWORKS)
     except (OSError, RuntimeError):  # disk full, for example: not cached
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
             weights.unlink(missing_ok=True)
 
 
-def _prune_cache(folder: Path) -> None:
-    """Delete the least recently used pairs, which include temporary files of killed processes."""
+def prune_cache(folder: Path, suffixes: Sequence[str], maximum: int) -> None:
+    """Delete the least recently used files, and temporary ones of killed processes with them.
+
+    Args:
+        folder: cache folder.
+        suffixes: suffixes of the files; those with equal stems are kept or deleted together.
+        maximum: number of stems to keep.
+    """
     used: dict[str, float] = {}
     for path in folder.iterdir():
-        if path.suffix in (".xml", ".bin"):
+        if path.suffix in suffixes:
             used[path.stem] = max(used.get(path.stem, 0.0), path.stat().st_mtime)
-    for stem in sorted(used, key=lambda stem: used[stem])[:-MAX_CACHED_NETWORKS]:
-        for suffix in (".xml", ".bin"):
+    for stem in sorted(used, key=lambda stem: used[stem])[:-maximum]:
+        for suffix in suffixes:
             (folder / f"{stem}{suffix}").unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from backend.arrays import Floats
-from backend.vision.batching import single_thread_pool, to_array
+from backend.vision.batching import to_array
+from backend.vision.threads import single_thread_pool
 
 Outputs = tuple[Floats, ...]
 RunnerKind = Literal["torch", "openvino", "openvino-bf16"]
@@ -40,12 +41,15 @@ class TorchRunner:
     Args:
         network: (b, 3, h, w) → a tensor or a tuple of tensors.
         device: ``cpu`` or ``cuda``.
+
+    Attributes:
+        network: the network on the device, in evaluation mode.
     """
 
     kind: RunnerKind = "torch"
 
     def __init__(self, network: Any, device: str) -> None:
-        self._network = network.eval().to(device)
+        self.network = network.eval().to(device)
         self._device = device
 
     def __call__(self, batch: Floats) -> Outputs:
@@ -53,7 +57,7 @@ class TorchRunner:
         import torch
 
         with torch.inference_mode():
-            outputs = self._network(torch.from_numpy(batch).to(self._device))
+            outputs = self.network(torch.from_numpy(batch).to(self._device))
         output_tuple = outputs if isinstance(outputs, tuple) else (outputs,)
         return tuple(to_array(output) for output in output_tuple)
 
@@ -84,10 +88,3 @@ class TorchRunner:
                 for offset, position in enumerate(group_positions):
                     results[position] = tuple(piece[offset] for piece in split_outputs)
         return [outputs for outputs in results if outputs is not None]
-
-
-def torch_thread_count() -> int:
-    """Return torch's intra-op thread count in the calling thread."""
-    import torch
-
-    return int(torch.get_num_threads())

@@ -7,31 +7,41 @@ import json
 import platform
 import secrets
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
 from backend.arrays import Floats
-from backend.vision.runtime.runner import Runner, RunnerKind, torch_thread_count
+from backend.vision.runtime.runner import Runner, RunnerKind
+from backend.vision.threads import count_cores, count_threads
 
 TIMINGS_FILE = "fastest.json"
+MEASUREMENTS = 3
+"""Measurements of each runner; the fastest counts."""
 
 
-def measure_seconds(runner: Runner, example: Floats) -> float:
-    """Return the seconds to run one input per thread: the minimum of two runs after a warm-up."""
-    inputs = [example] * torch_thread_count()
-    runner.run(inputs)
-    measurements = []
-    for _ in range(2):
-        start = time.perf_counter()
+def measure_seconds(runners: Sequence[Runner], example: Floats) -> list[float]:
+    """Return the seconds of each runner for one input per thread: the minimum after a warm-up.
+
+    The runners take turns, so that other processes slow down all of them.
+    """
+    inputs = [example] * count_threads()
+    for runner in runners:
         runner.run(inputs)
-        measurements.append(time.perf_counter() - start)
-    return min(measurements)
+    seconds = [[_time_run(runner, inputs) for runner in runners] for _ in range(MEASUREMENTS)]
+    return [min(column) for column in zip(*seconds, strict=True)]
+
+
+def _time_run(runner: Runner, inputs: Sequence[Floats]) -> float:
+    start = time.perf_counter()
+    runner.run(inputs)
+    return time.perf_counter() - start
 
 
 def load_fastest_kind(folder: Path | None, family: str) -> RunnerKind | None:
     """Return the stored fastest kind for a family on this machine; None if never measured."""
-    kind = _load_timings(folder).get(f"{_machine_id()} {family}") if folder else None
+    kind = _load_timings(folder).get(f"{machine_id()} {family}") if folder else None
     return kind if kind in get_args(RunnerKind) else None
 
 
@@ -42,7 +52,7 @@ def save_fastest_kind(folder: Path | None, family: str, kind: RunnerKind) -> Non
     file = folder / TIMINGS_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        fastest_kinds = {**_load_timings(folder), f"{_machine_id()} {family}": kind}
+        fastest_kinds = {**_load_timings(folder), f"{machine_id()} {family}": kind}
         temporary = file.with_name(f".{secrets.token_hex(4)}-{TIMINGS_FILE}")
         temporary.write_text(json.dumps(fastest_kinds, indent=1), encoding="utf-8")
         temporary.replace(file)
@@ -59,9 +69,9 @@ def _load_timings(folder: Path) -> dict[str, Any]:
     return measurements if isinstance(measurements, dict) else {}
 
 
-def _machine_id() -> str:
+def machine_id() -> str:
     """Return an id of the CPU, thread count and package versions, on which timings depend."""
-    names = [platform.machine(), _processor_id(), f"{torch_thread_count()} threads"]
+    names = [platform.machine(), _processor_id(), f"{count_cores()} threads"]
     for package in ("torch", "openvino"):
         try:
             names.append(f"{package} {version(package)}")

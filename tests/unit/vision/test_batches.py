@@ -65,7 +65,7 @@ def test_training_uses_a_precision_that_the_gpu_has(
 ) -> None:
     import torch
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("backend.vision.batching.detect_device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
     monkeypatch.setattr(
@@ -75,7 +75,5 @@ def test_training_uses_a_precision_that_the_gpu_has(
 
 
 def test_a_cpu_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("backend.vision.batching.detect_device", lambda: "cpu")
     assert training_precision() == "fp32"

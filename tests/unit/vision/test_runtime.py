@@ -62,7 +62,9 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> Floats:
 def make(network: Any, folder: Path | None, said: list[str], **named: Any) -> Runner:
     options: dict[str, Any] = {"key": "weights:1", "family": "tiny-32", "dynamic_size": True}
     forced_kind = named.pop("forced_kind", None)
-    spec = RunnerSpec(network, noise(SHAPES[0]), folder=folder, **{**options, **named})
+    spec = RunnerSpec(
+        lambda: network, lambda: noise(SHAPES[0]), folder=folder, **{**options, **named}
+    )
     return select_fastest_runner(spec, said.append, forced_kind)
 
 
@@ -154,6 +156,8 @@ def test_a_converted_network_is_read_from_disk(
 ) -> None:
     said: list[str] = []
     make(Tiny(), tmp_path, said, forced_kind="openvino")
+    (compiled,) = tmp_path.glob("*.compiled")
+    compiled.unlink()
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".xml"]
     assert all(path.name.startswith("weights_1-") for path in tmp_path.iterdir())
     forget(monkeypatch)
@@ -196,8 +200,10 @@ def test_a_damaged_file_is_converted_again(
     make(Tiny(), tmp_path, said, forced_kind="openvino")
     (file,) = tmp_path.glob(f"*{suffix}")
     spoil(file, how)
+    next(tmp_path.glob("*.compiled")).unlink()
     again = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert (again.kind, said) == ("openvino", [])
+    next(tmp_path.glob("*.compiled")).unlink()
     forget(monkeypatch)
     kept = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert (kept.kind, said) == ("openvino", [])
@@ -209,6 +215,7 @@ def test_a_file_with_changed_weights_is_never_used(tmp_path: Path) -> None:
     make(Tiny(), tmp_path, said, forced_kind="openvino")
     (file,) = tmp_path.glob("*.bin")
     file.write_bytes(b"\x3f" * file.stat().st_size)
+    next(tmp_path.glob("*.compiled")).unlink()
     runner = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
 
@@ -250,7 +257,8 @@ for name in ("torch", "openvino", "ultralytics"):
     assert name not in sys.modules, name
 import torch
 example = np.ones((1, 3, 16, 16), dtype=np.float32)
-spec = runtime.RunnerSpec(torch.nn.Conv2d(3, 2, 3), example, key="k", family="f", folder=None)
+network = torch.nn.Conv2d(3, 2, 3)
+spec = runtime.RunnerSpec(lambda: network, lambda: example, key="k", family="f", folder=None)
 runner = runtime.select_fastest_runner(spec, print, forced_kind="openvino")
 assert runner.kind == "openvino"
 assert sys.modules.get("openvino_telemetry") is None
@@ -277,3 +285,96 @@ def test_torch_does_not_keep_converted_networks() -> None:
 def kept_classes() -> int:
     gc.collect()
     return sum(issubclass(type(kept), type) for kept in gc.get_objects())
+
+
+RESTARTED = """
+import sys
+from pathlib import Path
+import numpy as np
+from backend.vision.runtime import RunnerSpec, select_fastest_runner
+
+def refuse():
+    raise SystemExit("the network was built again")
+
+spec = RunnerSpec(refuse, refuse, key="weights:1", family="tiny-32", folder=Path(sys.argv[1]))
+runner = select_fastest_runner(spec, print, forced_kind="openvino")
+assert "torch" not in sys.modules
+np.savez(sys.argv[2], *runner(np.load(sys.argv[3])))
+"""
+
+
+def test_a_second_process_answers_identically_without_torch(tmp_path: Path) -> None:
+    folder, answers, batch_file = tmp_path / "cache", tmp_path / "out.npz", tmp_path / "batch.npy"
+    runner = make(Tiny(), folder, [], forced_kind="openvino")
+    batch = noise((1, 3, 32, 48), 7)
+    np.save(batch_file, batch)
+    command = [sys.executable, "-c", RESTARTED, str(folder), str(answers), str(batch_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with np.load(answers) as found:
+        for one, other in zip(found.values(), runner(batch), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+class Counted:
+    """Counts how often the network is built."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> Tiny:
+        self.count += 1
+        return Tiny()
+
+
+def select(folder: Path, load_network: Counted, kind: Any = "openvino") -> Runner:
+    spec = RunnerSpec(load_network, lambda: noise(SHAPES[0]), "weights:1", "tiny-32", folder)
+    return select_fastest_runner(spec, pytest.fail, kind)
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "flipped", "of another network", "gone"])
+def test_a_damaged_compiled_network_is_verified_again(how: str, tmp_path: Path) -> None:
+    load_network = Counted()
+    select(tmp_path, load_network)
+    select(tmp_path, load_network)
+    assert load_network.count == 1
+    (file,) = tmp_path.glob("*.compiled")
+    content = file.read_bytes()
+    if how == "of another network":
+        make(Tiny(1), tmp_path, [], key="weights:2", forced_kind="openvino")
+        (other,) = set(tmp_path.glob("*.compiled")) - {file}
+        other.replace(file)
+    elif how == "gone":
+        file.unlink()
+    else:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+        file.write_bytes({"empty": b"", "half": content[:middle], "flipped": flipped}[how])
+    for _ in range(2):
+        runner = select(tmp_path, load_network)
+        assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
+    assert load_network.count == 2
+
+
+def test_a_cache_moved_to_another_machine_is_measured_and_verified_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_network = Counted()
+    select(tmp_path, load_network, None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # another number of cores
+    runner = select(tmp_path, load_network, None)
+    assert load_network.count == 2
+    assert len(json.loads((tmp_path / TIMINGS_FILE).read_text(encoding="utf-8"))) == 2
+    assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
+
+
+def test_the_thread_count_without_torch_equals_that_of_torch() -> None:
+    program = (
+        "from backend.vision.threads import count_threads; before = count_threads(); "
+        "import torch; print(before, torch.get_num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    before, of_torch = done.stdout.split()
+    assert before == of_torch

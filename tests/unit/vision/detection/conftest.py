@@ -55,7 +55,8 @@ def yolo11_like(one_thread: None) -> DetectionNetwork:
     """A network with distance distributions, as YOLOv8 to YOLO13, trained on discs and squares."""
     start = load_base_network(SMALL_NETWORK_FILE)
     described = {name: value for name, value in start.spec.yaml.items() if name != "reg_max"}
-    start = adapt_classes(replace(start, spec=replace(start.spec, yaml=described)), SHAPE_LABELS)
+    start = DetectionNetwork(start.module, replace(start.spec, yaml=described))
+    start = adapt_classes(start, SHAPE_LABELS)
     return fine_tune(
         start,
         make_examples(make_drawings(16, 0, *SHAPE_LABELS), SHAPE_LABELS),

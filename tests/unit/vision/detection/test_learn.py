@@ -456,7 +456,7 @@ def on(network: DetectionNetwork) -> Any:
 def test_weights_are_interpolated_if_the_base_knows_all_labels(
     yolo26_like: DetectionNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = replace(yolo26_like, spec=replace(yolo26_like.spec, pretrained=True))
+    base = DetectionNetwork(yolo26_like.module, replace(yolo26_like.spec, pretrained=True))
 
     def moved(names: tuple[str, ...], share: float) -> Any:
         """How far training went from where it began."""

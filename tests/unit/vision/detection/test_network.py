@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,3 +274,25 @@ def test_a_damaged_folder_raises_a_clear_error(damage: Any, tmp_path: Path) -> N
     damage(tmp_path)
     with pytest.raises(DetectorError, match=r"is damaged .*train again"):
         load_network(tmp_path)
+
+
+def test_a_saved_network_is_described_without_torch(tmp_path: Path) -> None:
+    save_network(adapt_classes(load_base_network(SMALL_NETWORK_FILE), ("object",)), tmp_path)
+    program = (
+        "import sys; from pathlib import Path; "
+        "from backend.vision.detection.network import load_network; "
+        "network = load_network(Path(sys.argv[1])); "
+        "print(network.spec.classes, network.strides, network.stride, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "('object',) (8, 16) 32 False"
+
+
+def test_a_network_of_an_early_release_without_a_digest_is_loaded(tmp_path: Path) -> None:
+    network = adapt_classes(load_base_network(SMALL_NETWORK_FILE), ("object",))
+    save_network(network, tmp_path)
+    stored = json.loads((tmp_path / NETWORK_SPEC_FILE).read_text(encoding="utf-8"))
+    del stored["digest"], stored["strides"]
+    (tmp_path / NETWORK_SPEC_FILE).write_text(json.dumps(stored), encoding="utf-8")
+    assert load_network(tmp_path).strides == network.strides
