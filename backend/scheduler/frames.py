@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from typing import BinaryIO
+from typing import IO
 
 from backend.json_records import JsonObject
 
@@ -22,7 +22,7 @@ def pack_frame(header: JsonObject, body: bytes = b"") -> bytes:
     return LENGTHS_STRUCT.pack(len(text), len(body)) + text + body
 
 
-def read_frame(stream: BinaryIO) -> tuple[JsonObject, bytes] | None:
+def read_frame(stream: IO[bytes]) -> tuple[JsonObject, bytes] | None:
     """Return the header and body of the next frame; None at the end of the stream."""
     lengths = stream.read(LENGTHS_STRUCT.size)
     if len(lengths) < LENGTHS_STRUCT.size:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from backend.endpoint.functions import load_with_model, noise_image
-from backend.errors import LabelStudioError
 from backend.runtime.project_session import ProjectSession
 
 
 def preload_live_version(session: ProjectSession) -> None:
-    """Load the live version of a project, make two test predictions, and connect to Label Studio.
+    """Load the live version of a project and make two test predictions.
+
+    Label Studio is not called: requests would wait for one that does not answer.
 
     Raises:
         PrelabelError: the version cannot be loaded.
@@ -20,5 +19,3 @@ def preload_live_version(session: ProjectSession) -> None:
         return
     loaded = load_with_model(session.resources, session.record, version, session.model(version))
     loaded.predict([noise_image()] * 2)  # several images run in parallel, as those of tasks do
-    with suppress(LabelStudioError):  # the round reports it
-        _ = session.images
