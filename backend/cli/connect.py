@@ -9,8 +9,8 @@ from backend.cli.command import Command, CommandResult
 from backend.cli.terminal import print_line
 
 SMART_TOOLS_HINT = (
-    "Smart tools: turn on Auto-Annotation at the bottom of the labeling screen, and draw with the "
-    "tool that has a magic wand."
+    "Smart tools: turn on Auto-Annotation at the bottom of the labeling screen, choose Auto-Detect "
+    "(key M) in its toolbar, and draw an object."
 )
 
 

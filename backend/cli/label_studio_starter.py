@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 START_QUESTION = (
     "No Label Studio runs at {server}. Start one here, until you press Ctrl-C? Its data is kept in "
-    "{folder}."
+    "{folder}. If yours runs elsewhere, answer no, and log in to it with `prelabel login URL`."
 )
 CONFIGURED_MESSAGE = (
     "{variable} is set: unset it, or leave out --start-label-studio, which starts a Label Studio "

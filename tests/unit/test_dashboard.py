@@ -301,14 +301,14 @@ def test_an_empty_answer_of_a_smart_tool_is_explained_until_the_next_one(tmp_pat
         make_full_home(tmp_path),
         controls=(ControlStatus(name="box", type="RectangleLabels", labels=("a",), smart=True),),
     )
-    assert "choose the tool with the magic wand" in text(page(tmp_path, status))
+    assert "choose Auto-Detect (key M)" in text(page(tmp_path, status))
     save_answer(folder, 7, "The detector found no other a.")
     reason = "At the last use, on task 7, nothing was suggested. The detector found no other a."
     assert reason in text(page(tmp_path, status))
     save_answer(folder, 8, "")
     assert "nothing was suggested" not in text(page(tmp_path, status))
     plain = replace(status, controls=(replace(status.controls[0], smart=False),))
-    assert "magic wand" not in text(page(tmp_path, plain))
+    assert "Auto-Detect" not in text(page(tmp_path, plain))
 
 
 def test_an_empty_overview_explains_how_to_connect_a_project() -> None:

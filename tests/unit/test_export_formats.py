@@ -197,7 +197,10 @@ def test_tables_tell_no_from_unknown(tmp_path: Path) -> None:
 
 def test_tables_of_objects_are_in_pixels(tmp_path: Path) -> None:
     task = make_task(5, regions={"things": (BOX,), "centres": (POINT,)})
-    write("csv", tmp_path, make_dataset([BOXES, POINTS], make_image(task)))
+    dataset = make_dataset([BOXES, POINTS], make_image(task))
+    write("csv", tmp_path, dataset)
+    write_image_table(tmp_path, dataset)
+    assert [row[-1] for row in read_rows(tmp_path / "images.csv")] == ["objects", "2"]
     assert read_rows(tmp_path / "things.csv")[1:] == [
         ["5.png", "5", "train", "dog/wolf", "20.0", "20.0", "80.0", "80.0"]
     ]

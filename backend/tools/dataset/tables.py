@@ -21,14 +21,24 @@ Cell = str | int | float
 def write_image_table(folder: Path, dataset: Dataset) -> None:
     """Write ``images.csv``: which task each file belongs to, and its upright size in pixels.
 
-    ``accepted`` is 1 where Prelabel accepted its own prediction and nobody changed it.
+    ``accepted`` is 1 where Prelabel accepted its own prediction and nobody changed it. ``objects``
+    is the number of boxes and points, if the labeling config has a control for them.
     """
-    columns = (*KEY_COLUMNS, "width", "height", "accepted")
+    controls = [control.name for control in dataset.controls if not control.is_choices]
+    columns = (*KEY_COLUMNS, "width", "height", "accepted", *(["objects"] if controls else []))
     rows = (
-        (*_key_cells(image), *_size_cells(image.size), int(image.task.auto_accepted))
+        (
+            *(*_key_cells(image), *_size_cells(image.size), int(image.task.auto_accepted)),
+            *([_count_objects(image, controls)] if controls else []),
+        )
         for image in dataset.images
     )
     _write_table(folder / f"{IMAGE_TABLE}.csv", columns, rows)
+
+
+def _count_objects(image: LabeledImage, controls: Iterable[str]) -> int:
+    regions = image.task.regions or {}
+    return sum(len(regions.get(control, ())) for control in controls)
 
 
 class TableWriter(DatasetWriter):
