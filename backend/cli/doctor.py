@@ -33,8 +33,9 @@ def _run(options: argparse.Namespace) -> CommandResult:
     backend = validate_backend_url(options.backend, settings)
     results = Doctor(settings, backend, print_result).run(options.project)
     failed_count = sum(result.state == "bad" for result in results)
+    checked_count = sum(result.state != "open" for result in results)
     print_line(
-        f"{failed_count} of {len(results)} checks failed." if failed_count else "No check failed.",
+        f"{failed_count} of {checked_count} checks failed." if failed_count else "No check failed.",
         options,
     )
     return {"ok": not failed_count, "lines": [asdict(result) for result in results]}

@@ -38,7 +38,7 @@ def check_address(server: str, service: ServiceInfo) -> CheckResult:
     if service.description:
         fix = "set LABEL_STUDIO_URL to Label Studio's own address, such as http://localhost:8080"
         return failed(check, f"{service.description} answers at {server}", fix)
-    fix = "start Label Studio (`label-studio start`), or set LABEL_STUDIO_URL to its address"
+    fix = "start Label Studio, run `prelabel login URL`, or set LABEL_STUDIO_URL"
     return failed(check, f"nothing answers at {server} ({service.error})", fix)
 
 
