@@ -88,15 +88,19 @@ class StoredNetwork(DetectionNetwork):
     """A saved network whose module is built at first use, as a converted network needs no torch.
 
     Args:
-        folder: folder of :func:`save_network`.
+        weights: content of the weights file; its folder may be deleted meanwhile.
         spec: the specification.
         strides: strides of the output levels in pixels.
+        folder: folder of :func:`save_network`, for the message of an error.
     """
 
-    def __init__(self, folder: Path, spec: NetworkSpec, strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, weights: bytes, spec: NetworkSpec, strides: tuple[int, ...], folder: Path
+    ) -> None:
         super().__init__(None, spec)
-        self._folder = folder
+        self._weights = weights
         self._strides = strides
+        self._folder = folder
         self._load_lock = threading.Lock()
 
     @property
@@ -104,11 +108,12 @@ class StoredNetwork(DetectionNetwork):
         """Torch module in float32 and evaluation mode, on the CPU.
 
         Raises:
-            DetectorError: the weights were damaged or deleted meanwhile.
+            DetectorError: the weights do not fit the specification.
         """
         with self._load_lock:
             if self._module is None:
-                self._module = _load_module(self._folder, self.spec)
+                self._module = _load_module(self._weights, self.spec, self._folder)
+                self._weights = b""
         return self._module
 
     @property
@@ -223,20 +228,20 @@ def load_network(folder: Path) -> DetectionNetwork:
         known = {item.name: stored[item.name] for item in fields(NetworkSpec)}
         spec = NetworkSpec(**{**known, "classes": tuple(known["classes"])})
         digest = stored.pop("digest", "")  # missing in versions of early releases
-        if digest and digest == _stored_digest(stored, (folder / WEIGHTS_FILE).read_bytes()):
-            return StoredNetwork(folder, spec, tuple(stored["strides"]))
+        weights = (folder / WEIGHTS_FILE).read_bytes()  # load_file would keep the file open
+        if digest and digest == _stored_digest(stored, weights):
+            return StoredNetwork(weights, spec, tuple(stored["strides"]), folder)
     except Exception as error:  # json and NetworkSpec raise many exception types
         raise damaged_detector_error(folder, error) from error
-    return DetectionNetwork(_load_module(folder, spec), spec)
+    return DetectionNetwork(_load_module(weights, spec, folder), spec)
 
 
-def _load_module(folder: Path, spec: NetworkSpec) -> Any:
+def _load_module(weights: bytes, spec: NetworkSpec, folder: Path) -> Any:
     """Build the module of a saved network; raises DetectorError."""
     from safetensors.torch import load
 
     try:
-        # load_file would keep the file open
-        state = load((folder / WEIGHTS_FILE).read_bytes())
+        state = load(weights)
         module = _match_class_width(_build_module(spec), spec, state)
         single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         module.load_state_dict(single)

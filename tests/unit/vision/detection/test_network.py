@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -287,6 +288,14 @@ def test_a_saved_network_is_described_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "('object',) (8, 16) 32 False"
+
+
+def test_a_saved_network_outlives_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    save_network(load_base_network(SMALL_NETWORK_FILE), tmp_path / "saved")
+    loaded = load_network(tmp_path / "saved")
+    shutil.rmtree(tmp_path / "saved")
+    assert loaded.module.state_dict()
 
 
 def test_a_network_of_an_early_release_without_a_digest_is_loaded(tmp_path: Path) -> None:
