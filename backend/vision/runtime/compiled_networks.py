@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backend.vision.runtime import openvino_runner
+from backend.vision.runtime.cache_files import prune_cache, write_atomically
 from backend.vision.runtime.openvino_runner import OpenVinoRunner
 from backend.vision.runtime.runner import RunnerKind
 from backend.vision.runtime.timings import machine_id
@@ -89,15 +89,7 @@ class CompiledFile:
         """
         length = len(network.multi_stream).to_bytes(LENGTH_BYTES)
         content = b"".join((length, *network))
-        temporary = folder / f".{secrets.token_hex(4)}{COMPILED_SUFFIX}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(self._digest(content) + content)
-            temporary.replace(self.path(folder))
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        write_atomically(self.path(folder), self._digest(content) + content)
 
     def remove(self, folder: Path) -> None:
         """Remove the file, if it exists."""
@@ -136,46 +128,32 @@ def load_compiled_runner(folder: Path, key: str, kind: RunnerKind) -> OpenVinoRu
 
 
 def save_compiled_runner(
-    folder: Path,
-    key: str,
-    kind: RunnerKind,
-    model: Any,
-    *,
-    with_single_stream: bool,
-    verify: Callable[[OpenVinoRunner], None],
+    folder: Path, key: str, runner: OpenVinoRunner, verify: Callable[[OpenVinoRunner], None]
 ) -> OpenVinoRunner:
     """Save a network for :func:`load_compiled_runner`, and return it as that function does.
 
     Args:
         folder: cache folder.
         key: identifies the weights and the input size.
-        kind: ``openvino`` or ``openvino-bf16``.
-        model: converted network with its input shape.
-        with_single_stream: compile it for single inputs too.
+        runner: the network.
         verify: raises an exception if the outputs of the saved network are wrong; the file is
             removed then.
 
     Raises:
         Exception: it cannot be exported or written, or ``verify`` raised it.
     """
-    threads = count_threads()
-    streams = [threads, 1] if with_single_stream and threads > 1 else [threads]
-    exported = [
-        openvino_runner.export_compiled(openvino_runner.compile_model(model, kind, threads, count))
-        for count in streams
-    ]
-    file = _describe_file(key, kind, threads)
-    file.write(folder, CompiledNetwork(exported[0], b"".join(exported[1:])))
+    file = _describe_file(key, runner.kind, runner.threads)
+    file.write(folder, CompiledNetwork(*runner.export()))
     try:
-        runner = load_compiled_runner(folder, key, kind)
-        if runner is None:
+        saved = load_compiled_runner(folder, key, runner.kind)
+        if saved is None:
             raise OSError("the compiled network cannot be read")
-        verify(runner)
+        verify(saved)
     except Exception:
         file.remove(folder)
         raise
-    openvino_runner.prune_cache(folder, (COMPILED_SUFFIX,), MAX_COMPILED_FILES)
-    return runner
+    prune_cache(folder, (COMPILED_SUFFIX,), MAX_COMPILED_FILES)
+    return saved
 
 
 def _describe_file(key: str, kind: RunnerKind, threads: int) -> CompiledFile:

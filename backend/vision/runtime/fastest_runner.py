@@ -165,14 +165,7 @@ class _RunnerTrial:
         if self._spec.folder is None:
             return runner
         with suppress(Exception):  # disk full, for example: not cached
-            return save_compiled_runner(
-                self._spec.folder,
-                self._spec.key,
-                runner.kind,
-                self._model,
-                with_single_stream=self._allows_second_copy(),
-                verify=self._verify,
-            )
+            return save_compiled_runner(self._spec.folder, self._spec.key, runner, self._verify)
         return runner
 
     def _reshape(self, model: Any) -> Any:

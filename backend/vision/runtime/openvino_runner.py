@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from backend.arrays import Floats
+from backend.vision.runtime.cache_files import prune_cache
 from backend.vision.runtime.runner import Outputs, RunnerKind
 from backend.vision.threads import count_threads
 
@@ -47,7 +48,7 @@ class OpenVinoRunner:
         load_single_stream: Callable[[], Any] | None = None,
     ) -> None:
         self.kind = kind
-        self._threads = threads
+        self.threads = threads
         self._multi_stream = _RequestPool(multi_stream)
         self._load_single_stream = load_single_stream if threads > 1 else None
         self._single_stream: _RequestPool | None = None
@@ -64,10 +65,19 @@ class OpenVinoRunner:
 
     def run(self, inputs: Sequence[Floats]) -> list[Outputs]:
         """See :class:`Runner`."""
-        if self._threads == 1 or len(inputs) < 2:
+        if self.threads == 1 or len(inputs) < 2:
             return [self(batch) for batch in inputs]
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             return list(pool.map(self._multi_stream, inputs))
+
+    def export(self) -> tuple[bytes, bytes]:
+        """Return the compiled networks for several inputs and for single ones.
+
+        They are for the same CPU and the same release of OpenVINO; see :func:`import_compiled`. The
+        second is empty if single inputs use the first too.
+        """
+        multi_stream = self._multi_stream.export()
+        return multi_stream, self._get_single_stream().export() if self._load_single_stream else b""
 
     def _get_single_stream(self) -> _RequestPool:
         with self._load_lock:
@@ -93,14 +103,8 @@ def compile_model(model: Any, kind: RunnerKind, threads: int, streams: int) -> A
     return import_openvino().Core().compile_model(model, "CPU", _settings(kind, threads, streams))
 
 
-def export_compiled(compiled: Any) -> bytes:
-    """Return a compiled network as bytes, for the same CPU and the same release of OpenVINO."""
-    exported = compiled.export_model()
-    return exported if isinstance(exported, bytes) else bytes(exported.getbuffer())
-
-
 def import_compiled(content: bytes, kind: RunnerKind, threads: int, streams: int) -> Any:
-    """Return a network exported by :func:`export_compiled`; raises OpenVINO's errors."""
+    """Return a network exported by :meth:`OpenVinoRunner.export`; raises OpenVINO's errors."""
     settings = _settings(kind, threads, streams)
     return import_openvino().Core().import_model(io.BytesIO(content), "CPU", settings)
 
@@ -119,6 +123,11 @@ class _RequestPool:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def export(self) -> bytes:
+        """Return the compiled network as bytes."""
+        exported = self._compiled.export_model()
+        return exported if isinstance(exported, bytes) else bytes(exported.getbuffer())
 
     def __call__(self, batch: Floats) -> Outputs:
         try:
@@ -199,20 +208,3 @@ def save_converted(model: Any, file: Path) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
             weights.unlink(missing_ok=True)
-
-
-def prune_cache(folder: Path, suffixes: Sequence[str], maximum: int) -> None:
-    """Delete the least recently used files, and temporary ones of killed processes with them.
-
-    Args:
-        folder: cache folder.
-        suffixes: suffixes of the files; those with equal stems are kept or deleted together.
-        maximum: number of stems to keep.
-    """
-    used: dict[str, float] = {}
-    for path in folder.iterdir():
-        if path.suffix in suffixes:
-            used[path.stem] = max(used.get(path.stem, 0.0), path.stat().st_mtime)
-    for stem in sorted(used, key=lambda stem: used[stem])[:-maximum]:
-        for suffix in suffixes:
-            (folder / f"{stem}{suffix}").unlink(missing_ok=True)

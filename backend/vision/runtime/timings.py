@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
 from backend.arrays import Floats
+from backend.vision.runtime.cache_files import write_atomically
 from backend.vision.runtime.runner import Runner, RunnerKind
 from backend.vision.threads import count_cores, count_threads
 
@@ -49,15 +50,9 @@ def save_fastest_kind(folder: Path | None, family: str, kind: RunnerKind) -> Non
     """Store the fastest kind; ignored if the folder is not writable."""
     if folder is None:
         return
-    file = folder / TIMINGS_FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fastest_kinds = {**_load_timings(folder), f"{machine_id()} {family}": kind}
-        temporary = file.with_name(f".{secrets.token_hex(4)}-{TIMINGS_FILE}")
-        temporary.write_text(json.dumps(fastest_kinds, indent=1), encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        return
+    fastest_kinds = {**_load_timings(folder), f"{machine_id()} {family}": kind}
+    with suppress(OSError):
+        write_atomically(folder / TIMINGS_FILE, json.dumps(fastest_kinds, indent=1).encode())
 
 
 def _load_timings(folder: Path) -> dict[str, Any]:
