@@ -89,6 +89,8 @@ def main() -> None:
     if options.stages:
         measure_stages(*options.stages)
         return
+    if not options.weights:
+        parser.error("--weights is needed")
     with tempfile.TemporaryDirectory() as name, checked_out(options.baseline) as baseline:
         folder = Path(name)
         trees = {"before": baseline} if baseline else {}
@@ -269,7 +271,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 @contextmanager
 def label_studio_standin(project: str, images: Sequence[bytes]) -> Iterator[str]:
-    """Serve a project without tasks, and the images; the round after the start finds no task."""
+    """Serve the images and a project; the round after the start fails, as it has no counts."""
     row = {"id": int(project), "title": "first answers", "label_config": "<View/>"}
     answers = {f"/images/{i}": content for i, content in enumerate(images)}
 

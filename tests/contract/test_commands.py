@@ -217,16 +217,13 @@ def check_same_figures(backend: BackendServer, **environment: str) -> None:
     They are compared at a moment when nothing changed: the server may begin a round at any time.
     """
 
-    def read_all() -> tuple[Json, Json, str]:
-        done = run_prelabel("status", "--json", "--backend", backend.url, **environment)
-        (told,) = json_output(done)["projects"]
-        page = backend.http.get(f"/projects/{told['id']}", headers={"Accept": "text/html"}).text
-        return told, backend.project(told["id"]), page
-
     def read_at_rest() -> tuple[Json, Json, str] | None:
         (project,) = backend.http.get("/api/projects").json()
         before = backend.project(project["id"])
-        told, state, page = read_all()
+        done = run_prelabel("status", "--json", "--backend", backend.url, **environment)
+        (told,) = json_output(done)["projects"]
+        page = backend.http.get(f"/projects/{told['id']}", headers={"Accept": "text/html"}).text
+        state = backend.project(told["id"])
         return (told, state, page) if before == state else None
 
     told, state, page = wait_until("nothing changes", read_at_rest)
