@@ -132,6 +132,9 @@ def test_pycocotools_reads_boxes_that_fit_the_exported_images(
 def test_ultralytics_loads_the_yolo_dataset(
     project: int, environment: dict[str, str], tmp_path: Path
 ) -> None:
+    from backend.vision.ultralytics_models import import_ultralytics
+
+    import_ultralytics()  # without it the import changes PIL.Image.open for the following tests
     from ultralytics.cfg import get_cfg
     from ultralytics.data.build import build_yolo_dataset
     from ultralytics.data.utils import check_det_dataset
