@@ -10,6 +10,7 @@ from PIL import Image
 from backend.label_studio.tabs import LABEL_NEXT_TAB
 from backend.learning.audit import is_audit
 from backend.loop.publish.queue_order import QUEUE_HEAD_SIZE
+from backend.store.projects import ProjectStore, read_outcome
 from tests.support.harness import (
     BackendServer,
     LabelStudioUser,
@@ -42,6 +43,15 @@ def queue(lab: LabelStudioUser, backend: BackendServer, project: int) -> list[in
     return [row["task"] for row in rows if row["task"] in open_tasks]
 
 
+def wait_for_queue(backend: BackendServer, project: int, labels: int) -> None:
+    """Wait until a round has reordered the queue after this many labels.
+
+    The status counts a label at once, before the round.
+    """
+    folder = ProjectStore(backend.home).folder(str(project))
+    wait_until("the queue is reordered", lambda: read_outcome(folder).labels == labels)
+
+
 def test_unlike_images_are_asked_first_and_each_kind_is_asked_once(
     lab: LabelStudioUser, make_backend: MakeBackend
 ) -> None:
@@ -71,10 +81,7 @@ def test_a_label_sends_the_neighbours_back_without_training(
     chosen = next((task for task in like if not is_audit(name, task)), before[7])
     lab.submit_annotation(chosen, "red")
 
-    def counted(labels: int) -> None:
-        wait_until("the queue knows", lambda: backend.project(project)["labels"] == labels)
-
-    counted(1)
+    wait_for_queue(backend, project, 1)
     front = queue(lab, backend, project)[:6]
     assert last not in {kinds[task] for task in front}
     assert backend.project(project)["version"] == version
@@ -83,7 +90,7 @@ def test_a_label_sends_the_neighbours_back_without_training(
         task = lab.next_task(project)["id"]
         served.append(kinds[task])
         lab.submit_annotation(task, "blue")
-        counted(labels)
+        wait_for_queue(backend, project, labels)
     assert len(set(served)) == 5
     assert last not in served
 
@@ -100,7 +107,7 @@ def test_next_serves_the_queue_from_its_front(
         wanted = queue(lab, backend, project)[0]
         assert lab.next_task(project)["id"] == wanted
         lab.submit_annotation(wanted)
-        wait_until("seen", lambda count=count: backend.project(project)["labels"] == count)  # type: ignore[misc]
+        wait_for_queue(backend, project, count)
 
 
 def test_what_is_skipped_makes_room_and_comes_back_for_others_last(
@@ -152,7 +159,7 @@ def test_two_annotators_at_once_get_different_useful_tasks(
             mine.append(task)
             person.submit_annotation(task, "red")
             done += 1
-            wait_until("seen", lambda done=done: backend.project(project)["labels"] == done)  # type: ignore[misc]
+            wait_for_queue(backend, project, done)
     picked = [task for mine in served for task in mine if not is_audit(name, task)]
     assert len({kinds[task] for task in picked}) == len(picked), "no two of them are alike"
     tabs = lab.request("GET", "/api/dm/views/", params={"project": project})
