@@ -180,12 +180,14 @@ class RoundOutcome(ProjectFigures):
         version: the live version.
         trained: the version trained in this round; empty if none was.
         cleanup: retired versions may have predictions left in Label Studio.
+        full_training_due: a quick version was trained, and its full training follows at once.
         seconds: duration by step, and ``total``.
     """
 
     version: str = ""
     trained: str = ""
     cleanup: bool = json_field(False, optional=True)
+    full_training_due: bool = json_field(False, optional=True)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from backend.card_records import (
     AutoAcceptSection,
@@ -21,6 +21,9 @@ from backend.estimate import IntervalEstimate
 from backend.json_records import json_field
 from backend.records import ProjectStatus
 
+Stage = Literal["quick", "full"]
+"""A quick version has detectors that only learned their last layer, see
+:mod:`backend.training.quick_detector`; the full training follows."""
 LabelSnapshot = Mapping[str, Mapping[str, list[Any]]]
 """Task → control → sorted label names, or sorted rows ``[label, x0, y0, x1, y1]``."""
 
@@ -50,6 +53,7 @@ class VersionCard:
         compute: where it was trained, and the cost.
         uncertain_labels: number of training labels of images that came next in the queue because
             the model was uncertain about them.
+        stage: whether its detectors were trained quickly or in full.
     """
 
     version: str
@@ -71,6 +75,7 @@ class VersionCard:
     accepting: AutoAcceptSection | None = json_field(None, none_as_empty=True)
     compute: ComputeCost | None = json_field(None, none_as_empty=True)
     uncertain_labels: int = json_field(0, optional=True)
+    stage: Stage = json_field("full", optional=True)
 
     def control(self, name: str) -> ControlCard:
         """Return the section of a control; it is empty if the version has none."""
@@ -85,6 +90,11 @@ class VersionCard:
             estimate=self.estimate,
             outlook=self.outlook,
         )
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the full training of its detectors follows."""
+        return self.stage == "quick"
 
     @property
     def has_hard_labels(self) -> bool:
