@@ -152,6 +152,7 @@ class ProjectFigures:
         unanswered: tasks that were submitted without a label of a single-choice control.
         settings_reset: a person's choice of project settings that was set back; None otherwise.
         removed_labels: labels of annotations that the labeling config no longer has.
+        full_training_due: a quick version was trained, and its full training follows at once.
     """
 
     title: str = ""
@@ -170,6 +171,7 @@ class ProjectFigures:
     unanswered: tuple[int, ...] = json_field((), optional=True)
     settings_reset: SettingsReset | None = json_field(None, optional=True)
     removed_labels: tuple[RemovedLabel, ...] = json_field((), optional=True)
+    full_training_due: bool = json_field(False, optional=True)
 
 
 @dataclass(frozen=True)
@@ -180,14 +182,12 @@ class RoundOutcome(ProjectFigures):
         version: the live version.
         trained: the version trained in this round; empty if none was.
         cleanup: retired versions may have predictions left in Label Studio.
-        full_training_due: a quick version was trained, and its full training follows at once.
         seconds: duration by step, and ``total``.
     """
 
     version: str = ""
     trained: str = ""
     cleanup: bool = json_field(False, optional=True)
-    full_training_due: bool = json_field(False, optional=True)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
