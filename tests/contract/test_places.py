@@ -390,3 +390,72 @@ def test_what_would_help_before_the_first_label_is_named_with_its_command(
     assert control["kind"] == "none yet"
     assert "curl -fL -o" in control["advice"]
     assert "yoloe" in control["advice"]
+
+
+RENAMED = """
+<View>
+  <Image name="image" value="$image"/>
+  <RectangleLabels name="box" toName="image"><Label value="round"/><Label value="angular"/>
+  </RectangleLabels>
+</View>
+"""
+NEW_NAMES = {"disc": "round", "square": "angular"}
+QUICK_KIND = "quick: only the last layer is trained"
+
+
+def renamed(drawing: Drawing) -> list[DrawnObject]:
+    return [DrawnObject(NEW_NAMES[thing.label], thing.box) for thing in drawing.objects]
+
+
+def live_kind(backend: BackendServer, project: int) -> str:
+    (control,) = backend.project(project)["controls"]
+    return str(control["kind"])
+
+
+def test_a_quick_version_predicts_the_next_tasks_until_the_full_one_is_trained(
+    lab: LabelStudioUser, make_backend: MakeBackend, pretrained: Path
+) -> None:
+    """Also if the process is killed in between, and labels that arrive meanwhile are used."""
+    backend = make_backend(
+        PRELABEL_DETECTOR=str(pretrained),
+        PRELABEL_DETECTOR_SIZE="160",
+        PRELABEL_RETRAIN_AFTER="5",
+    )
+    project, drawings = create_drawing_project(lab, backend, RENAMED)
+    before, tasks = backend.project(project)["version"], list(drawings)
+    for task in tasks[:12]:
+        lab.submit_regions(task, [make_box_region(thing) for thing in renamed(drawings[task])])
+    backend.http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": project}})
+    wait_until("a quick version is live", lambda: live_kind(backend, project) == QUICK_KIND)
+    quick_version = backend.project(project)["version"]
+    assert backend.project(project)["full_training_due"]
+    regions = predicted_regions(lab, project, quick_version)
+    assert set(regions) == set(tasks[12:])
+    hits = sum(found_boxes(regions[task], renamed(drawings[task])) for task in tasks[12:])
+    assert hits >= 0.7 * sum(len(drawings[task].objects) for task in tasks[12:])
+
+    def is_training() -> bool:
+        state = backend.project(project)["round"]
+        return state["state"] == "training" and "epoch" in (state["detail"] or "")
+
+    wait_until("the full training", is_training)
+    backend.kill()
+    backend.start()
+    wait_until("the full training again", is_training)
+    for task in tasks[12:18]:
+        lab.submit_regions(task, [make_box_region(thing) for thing in renamed(drawings[task])])
+    second = str(
+        wait_until(
+            "a second quick version, during the training",
+            lambda: (
+                is_training()
+                and (version := backend.project(project)["version"]) != quick_version
+                and version
+            ),
+        )
+    )
+    assert set(predicted_regions(lab, project, second)) == set(tasks[18:])
+    state = backend.wait_for_round(project, 18)
+    assert len(state["versions"]) >= 5, "before any label, two quick ones, and two full ones"
+    assert before in state["versions"]
+    assert "full_training_due" not in state
