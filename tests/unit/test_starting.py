@@ -28,12 +28,19 @@ from backend.onboarding import (
     first_round,
     image_import,
     label_input,
+    label_order,
 )
 from backend.onboarding import image_folder as reading
 from backend.onboarding.first_round import BackendProject, FirstRoundControl
 from backend.onboarding.folder_project import default_title, matches_options, validate_title
 from backend.onboarding.image_folder import FolderImage, ImageLimits, SkippedFile
-from backend.onboarding.label_input import adjust_job, complete_labels, parse_labels
+from backend.onboarding.label_input import (
+    adjust_job,
+    complete_labels,
+    describe_job,
+    parse_labels,
+)
+from backend.onboarding.label_sources.sorted_folders import find_sorted_folders
 from backend.onboarding.labeling_job import (
     JOB_QUESTIONS,
     LabelingJob,
@@ -155,6 +162,7 @@ def test_examples_of_what_is_typed_and_told_are_right() -> None:
         ml_protocol,
         backend_urls,
         label_input,
+        label_order,
         backend_connection,
         first_round,
         first_labels,
@@ -300,6 +308,53 @@ def test_labels_come_before_the_image_which_leaves_room_for_them(
     assert 250 <= int(height) <= 370
     is_single_choice = job in (LabelingJob.BINARY, LabelingJob.SINGLE_CHOICE)
     assert ('required="true"' in xml) is is_single_choice
+
+
+@pytest.mark.parametrize("job", [LabelingJob.SINGLE_CHOICE, LabelingJob.BOXES, LabelingJob.POINTS])
+@pytest.mark.parametrize(
+    ("labels", "keys"),
+    [
+        ("zero, one, two", "012"),
+        ("four, one, three", "413"),
+        ("Nine, 3, Zero", "930"),
+        ("cat, two, dog, one", "3241"),
+        ("7, seven", "71"),  # only one can have the key
+        ("1_euro, 10, twenty one, 2 euro", "1234"),  # only a whole label is a number
+        ("²,٣,a", "123"),  # no key has these digits
+    ],
+)
+def test_a_label_that_is_a_number_has_its_key(job: LabelingJob, labels: str, keys: str) -> None:
+    parsed = parse_labels(labels)
+    assert re.findall('hotkey="(.)"', config_writer.write_config(job, parsed)) == list(keys)
+    described = describe_job(job, parsed)
+    assert re.findall(r"\[(.)\]", described) == list(keys)
+
+
+def test_only_ten_labels_have_a_digit_as_key_and_a_number_is_one_of_them() -> None:
+    names = [*(f"kind {n}" for n in range(11)), "five"]
+    assert "".join(label_order.assign_hotkeys(names)) == "1234678905"
+    assert label_order.assign_hotkeys(names)[9:] == ["", "", "5"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "sorted_names"),
+    [
+        ("four one three 0", "0 one three four"),
+        ("img10 img2 Img1", "Img1 img2 img10"),
+        ("two one cat", "cat one two"),
+    ],
+)
+def test_folder_names_are_sorted_as_people_sort_them(
+    tmp_path: Path, folders: str, sorted_names: str
+) -> None:
+    for number, name in enumerate(folders.split()):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(make_png("red", number))
+    files = reading.list_files(tmp_path)
+    assert reading.subfolder_names(tmp_path, files) == sorted_names.split()
+    source = find_sorted_folders(tmp_path, files)
+    assert source is not None
+    assert source.label_names == tuple(sorted_names.split())
 
 
 def test_the_colours_of_labels_differ() -> None:
