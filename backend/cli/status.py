@@ -92,7 +92,7 @@ class ProjectReport:
             notes.append(status.settings_reset.sentence)
         if status.version and not status.audit.is_conclusive:
             notes.append(f"Audit set: {format_audit_progress(status.audit)}.")
-        if status.estimate and status.estimate.is_conclusive:
+        if status.estimate and status.estimate.is_conclusive and not status.audit.is_conclusive:
             notes.append(f"{status.estimate.metric}: {format_estimate(status.estimate)}")
         if status.outlook:
             if status.outlook.sentence:

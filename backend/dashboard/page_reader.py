@@ -141,7 +141,7 @@ class DashboardReader:
             wrong=audit.wrong_images(),
             comparable=audit.comparable_versions(),
             problems=find_problems(folder, versions),
-            outlook=(card.outlook if card else None) or Outlook(),
+            outlook=(card.displayed_outlook if card else None) or Outlook(),
             controls=[
                 _control_view(control, card, _example_rows(audit, examples, control))
                 for control in status.controls

@@ -82,16 +82,19 @@ def explain_figure(figure: IntervalEstimate) -> str:
         )
     if figure.value is None:
         return ""
-    caveat = " With so few images it is a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
     if figure.metric == "F1":
-        meaning = "F1 is 100% if the model finds all objects and nothing else"
-        interval = format_interval(figure).replace(" to ", " and ")
+        meaning = (
+            "F1 is 100% if the model finds all objects and nothing else. It is measured on "
+            f"{figure.n} audit images"
+        )
     else:
-        meaning = f"About {round(100 * figure.value)} of 100 images are predicted correctly"
-        interval = f"{round(100 * figure.low)} and {round(100 * figure.high)}"
+        correct_count = round(figure.n * figure.value)
+        meaning = f"{correct_count} of {figure.n} audit images are predicted correctly"
+    interval = format_interval(figure).replace(" to ", " and ")
+    caveat = " With so few images it is a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
     return (
-        f"{meaning}. The true figure is between {interval} with 95% confidence. Measured on "
-        f"{figure.n} images selected at random and never used for training.{caveat}"
+        f"{meaning}. They were selected at random and are never used for training. The true figure "
+        f"is between {interval} with 95% confidence.{caveat}"
     )
 
 

@@ -65,7 +65,7 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     for wanted in (
         "That version is live.",
         "healthy predicted as wilting 2 times",
-        "About 92 of 100 images are predicted correctly",
+        "19 of 21 audit images are predicted correctly. They were selected at random",
         "epoch 4 of 10",
         "180 of 600",
         "Auto-accepted 12",
@@ -428,9 +428,11 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         (
             IntervalEstimate(100, 0.87, 0.79, 0.92),
             "87%",
-            "About 87 of 100 images are predicted correctly. The true figure is between 79",
+            "87 of 100 audit images are predicted correctly. They were selected at random and are "
+            "never used for training. The true figure is between 79% and 92% with",
         ),
         (IntervalEstimate(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
+        (IntervalEstimate(12, 1.0, 0.7575, 1.0), "100%", "12 of 12 audit images are predicted"),
         (
             IntervalEstimate(3, 1.0, 0.4, 1.0),
             "too early to tell",
@@ -445,7 +447,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         (
             IntervalEstimate(50, 0.81, 0.7, 0.9, "F1"),
             "F1 81%",
-            "finds all objects and nothing else. The true figure is between 70% and 90%",
+            "finds all objects and nothing else. It is measured on 50 audit images.",
         ),
     ],
 )
@@ -490,6 +492,47 @@ def test_an_estimate_is_called_too_low_only_where_the_queue_chose_the_labels(
     queued, _ = show_early_version(tmp_path / "queued", uncertain_labels=20)
     assert "because they are difficult" not in imported
     assert "Most of them were selected because they are difficult" in queued
+
+
+ALL_CORRECT = IntervalEstimate(12, 1.0, 0.7575, 1.0)
+
+
+def accuracy_values(html: str) -> list[str]:
+    """Return the percentages in the panel of the accuracy and in that of the curve, unfolded."""
+    unfolded = re.sub(r"<details.*?</details>", "", html, flags=re.DOTALL)
+    panels = unfolded[unfolded.index('id="h-figure"') : unfolded.index('id="h-queue"')]
+    round_panel = unfolded[unfolded.index('id="h-round"') : unfolded.index('id="notify"')]
+    return re.findall(r"\d+%", text(panels.replace(round_panel, "")))
+
+
+@pytest.mark.parametrize("source", ["audit set", "cross-validation"])
+def test_a_page_has_one_accuracy_with_its_interval(tmp_path: Path, source: str) -> None:
+    """Versions of early releases have a forecast of the cross-validated accuracy."""
+    status = make_full_home(tmp_path, versions=1)
+    versions = VersionStore(tmp_path / "projects" / "1")
+    points = (CurvePrediction(40, 0.83, 0.7, 0.9), CurvePrediction(120, 0.84, 0.72, 0.91))
+    ahead = Outlook("90% is not within reach.", curve=points, source="cross-validation")
+    reached = Outlook("The accuracy has reached the goal of 99%.", curve=(), source="audit set")
+    for number in (7, 8, 9):
+        card = make_card(
+            number,
+            10 * number,
+            audit=ALL_CORRECT if number == 9 else FEW_IMAGES,
+            estimate=replace(CROSS_VALIDATED, value=0.83),
+            outlook=reached if source == "audit set" else ahead,
+        )
+        versions.save(card, {}, lambda folder: None)
+    html = page(tmp_path, replace(status, version=card.version, controls=()))
+    assert "12 of 12 audit images are predicted correctly" in text(html)
+    assert "of 100 images" not in html
+    assert "not within reach" not in html
+    goal = ["99%"] if source == "audit set" else []
+    #      headline, interval,      explained interval, confidence
+    assert accuracy_values(html) == ["100%", "76%", "100%", "76%", "100%", "95%", *goal]
+    (details,) = re.findall(
+        "<summary>Details</summary>(.*?)</details>", html[: html.index("h-round")]
+    )
+    assert "Estimated by cross-validation: 83% (65% to 90%), on 40 labeled images." in details
 
 
 def row(labels: int, n: int, value: float | None) -> VersionRow:

@@ -81,7 +81,6 @@ READ = """
 35 of 60 tasks labeled, 3 of them new since the last version
 live: v0-b447b15e, on the audit set accuracy 90% (70% to 97%, 20 images)
 v1-0badbad0 is not live. Held back: it is worse.
-accuracy by cross-validation: 90% (70% to 97%, 20 images)
 95% is not within reach.
 Most helpful labels: about 40 more of blue.
 colour (linear head)
