@@ -270,9 +270,7 @@ def _format_report(report: ProjectReport, options: argparse.Namespace) -> Iterat
             f"({reasons}), {report.imported} of them imported as tasks"
         )
     if report.suspects:
-        yield (
-            f"    probable label errors: {report.suspects} (`prelabel label-errors {status.id}`)"
-        )
+        yield f"    labels to check: {report.suspects} (`prelabel label-errors {status.id}`)"
     for removed in status.removed_labels:
         yield (
             f"    {explain_removed_label(removed, len(report.controls) > 1)} Choose a new label on "

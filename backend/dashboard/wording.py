@@ -46,6 +46,12 @@ QUEUE_REASON_TAGS = {
     "representative": "representative",
     "typical": "typical",
 }
+LABEL_ERROR_CHECKS = {
+    "wrong label": "Check",
+    "overlooked": "Check for a missing object",
+    "badly placed": "Check the positions",
+    "swapped label": "Check the labels",
+}
 CAPTURE_REASON_TEXTS = {
     "uncertain": "uncertain prediction",
     "rare": "rare label",
@@ -56,6 +62,22 @@ CAPTURE_REASON_TEXTS = {
 def label_text(label: str) -> str:
     """Return a label, or a text for the absence of one."""
     return label or NO_LABEL_TEXT
+
+
+def label_error_check(why: str) -> str:
+    """Return what to check about a label that a model contradicts, by the kind of error."""
+    return LABEL_ERROR_CHECKS.get(why, "Check")
+
+
+def describe_label_error(why: str, given: str, suggested: str) -> str:
+    """Return what to check about a label that a model contradicts.
+
+    Example:
+        >>> describe_label_error("overlooked", "1 × leaf", "2 × leaf")
+        'Check for a missing object: labeled 1 × leaf, the model predicts 2 × leaf'
+    """
+    labels = f"labeled {label_text(given)}, the model predicts {label_text(suggested)}"
+    return f"{label_error_check(why)}: {labels}"
 
 
 def reason_key(queued_task: QueuedTask) -> str:

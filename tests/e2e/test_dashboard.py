@@ -462,6 +462,13 @@ def test_a_wrong_audit_image_is_shown_and_its_label_is_fixed_in_place(
     expect(page.get_by_role("button", name="Label is right")).to_have_count(0)
     (annotation,) = lab.request("GET", f"/api/tasks/{task}/annotations/")
     assert [item["value"] for item in annotation["result"]] == [{"choices": [truth]}]
+    save_screenshot(page, shots, "dashboard-changed-label")
+    page.get_by_role("button", name=f"Undo: task {task}").click()
+    expect(page.locator(".notice")).to_contain_text("The former label is restored")
+    (annotation,) = lab.request("GET", f"/api/tasks/{task}/annotations/")
+    assert [item["value"] for item in annotation["result"]] == [{"choices": [wrong]}]
+    page.get_by_role("button", name=f"Change to {truth}: task {task}").click()
+    expect(page.locator(".notice")).to_contain_text("The label is changed in Label Studio")
 
     accuracy = page.get_by_role("region", name="Accuracy")
     expect(accuracy.get_by_role("heading", name="Wrong predictions on 1 of")).to_be_visible()

@@ -36,9 +36,10 @@ from backend.store.audit_predictions import (
 from backend.store.captures import CaptureStore
 from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import write_json
+from backend.store.label_changes import MAX_LABEL_CHANGES, LabelChange, LabelChanges
 from backend.store.label_examples import LabelExample, LabelExamples, save_label_examples
 from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
-from backend.store.queue_front import QueueFront, StoredLabelError
+from backend.store.queue_front import QueueFront, StoredLabelError, StoredLabelErrors
 from backend.store.smart_tool_answer import save_answer
 from backend.store.versions import VersionStore
 from tests.support.dashboard_client import SERVER, page, served, text
@@ -78,7 +79,7 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
         "healthy predicted as wilting",
         "(nothing)",
         "Counting error: 12% of the objects (5% to 19%)",
-        "wrong label: healthy , perhaps wilting (92%)",
+        "Check: labeled healthy , the model predicts wilting",
         "2 waiting for import, 1 imported as tasks.",
         "v5-0123abcd is newer and not live. Held back: it is worse.",
         "Roll back to v3-0123abcd",
@@ -813,6 +814,64 @@ def test_a_label_that_cannot_be_written_stays_listed(
 
     served(tmp_path, ask)
     assert "suspects/7/change" in page(tmp_path, shown)
+
+
+def test_an_undone_change_is_listed_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = make_full_home(tmp_path)
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    folder = tmp_path / "projects" / "1"
+    (suspect,) = QueueFront(folder).label_errors().suspects
+    assert "Changed here" not in page(tmp_path, shown)
+    changes = LabelChanges(folder)
+    for task in range(100, 100 + MAX_LABEL_CHANGES):
+        changes.add(LabelChange(replace(suspect, task=task), (1,)))
+    changes.add(LabelChange(suspect, (3, 4)))
+    assert [change.error.task for change in changes.all()] == [*range(101, 110), 7], "the last"
+    html = page(tmp_path, shown)
+    assert "healthy changed to wilting" in " ".join(text(html).split())
+    form = "../projects/1/suspects/7/undo?control=plant&amp;given=healthy&amp;suggested=wilting"
+    assert html.count(f'action="{form}"') == 1
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        ours = {"origin": "http://127.0.0.1"}
+        path = f"/projects/1/suspects/7/undo?{SUSPECT}"
+        assert (await client.post(path)).status_code == 403
+        unknown = path.replace("suspects/7", "suspects/8")
+        assert (await client.post(unknown, headers=ours)).status_code == 404
+        failed = await client.post(path, headers=ours)
+        assert failed.status_code == 409, "Label Studio is away"
+
+    served(tmp_path, ask)
+    assert changes.find(suspect).annotations == (3, 4), "it can be undone later"
+    QueueFront(folder).remove_label_error(suspect)
+    QueueFront(folder).add_label_error(suspect)
+    QueueFront(folder).add_label_error(suspect)
+    assert QueueFront(folder).label_errors().suspects == (suspect,)
+    (folder / "label_changes.json").write_text("damaged")
+    assert "Changed here" not in page(tmp_path, shown)
+
+
+def test_labels_that_were_not_checked_are_not_called_right(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    front = QueueFront(tmp_path / "projects" / "1")
+
+    def told() -> str:
+        html = page(tmp_path, shown)
+        return text(html[html.index('id="h-suspects"') : html.index('id="try"')])
+
+    assert "%" not in told()
+    assert "wrong" not in told(), "a label to check may be right"
+    front.save_label_errors(StoredLabelErrors())
+    assert "checked about half a minute after a newly" in told()
+    assert "No label to check was found" not in told()
+    front.save_label_errors(StoredLabelErrors("v1", (), ("There are too few labels.",)))
+    assert "There are too few labels." in told()
+    assert "No label to check was found" not in told()
+    front.save_label_errors(StoredLabelErrors("v1"))
+    assert "No label to check was found" in told()
 
 
 CHOICE = {"from_name": "plant", "to_name": "image", "type": "choices", "id": "a"}

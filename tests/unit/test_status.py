@@ -88,7 +88,7 @@ label examples precision recall
 red 12 90% (70% to 97%, n = 20) 80% (70% to 97%, n = 20)
 blue 3 – –
 captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them imported as tasks
-probable label errors: 2 (`prelabel label-errors 1`)
+labels to check: 2 (`prelabel label-errors 1`)
 left out: 2 × rotated box
 left out: 2 × submitted without a choice for colour
 choose a label in Label Studio and press Update: task 5, 8
