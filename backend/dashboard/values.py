@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backend.card_records import Outlook, PromotionEvent
+from backend.card_records import ControlCard, Outlook, PromotionEvent
 from backend.dashboard.audit_values import ExampleRow, WrongImages
 from backend.estimate import IntervalEstimate
+from backend.learning.first_labels import describe_submitting
 from backend.records import ProjectStatus, RemovedLabel
 from backend.store.smart_tool_answer import SUGGESTED, EmptyAnswer
 from backend.store.versions import VersionCard
@@ -51,6 +52,12 @@ class ProjectSummary:
     def control_types(self) -> list[str]:
         """Types of the controls, such as ``Choices``."""
         return [control.type for control in self.status.controls]
+
+    @property
+    def submit_help(self) -> str:
+        """How to accept a correct suggestion; empty before there are suggestions."""
+        has_suggestions = any(c.kind != ControlCard().kind for c in self.status.controls)
+        return describe_submitting(self.control_types) if has_suggestions else ""
 
     @property
     def waiting_reason(self) -> str:

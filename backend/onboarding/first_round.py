@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
-from backend.learning.first_labels import describe_first_labels
+from backend.learning.first_labels import describe_first_labels, describe_submitting
 from backend.onboarding.backend_connection import address_with_auth, is_own_backend
 from backend.settings import Settings
 from backend.store.servers import is_same_server
@@ -113,10 +113,11 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
     error = (project.get("round") or {}).get("error")
     if error:
         return [f"The first round failed and will be retried: {error}"]
+    types = [control["type"] for control in project["controls"]]
     if has_preannotations(project):
-        return [f"All {project['tasks']} images are pre-annotated."]
+        return [f"All {project['tasks']} images are pre-annotated.", describe_submitting(types)]
     first_labels = describe_first_labels(
-        [control["type"] for control in project["controls"]],
+        types,
         settings.retrain_after,
         f"a pause of {settings.quiet_seconds:.0f} seconds",
     )
@@ -125,6 +126,7 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
     return [
         f"All {project['tasks']} images are embedded. The model cannot predict your labels yet. "
         f"{first_labels} Then every image is pre-annotated.",
+        describe_submitting(types),
         *([hint] if any(PROMPTS_HINT in text for text in advice) else []),
     ]
 

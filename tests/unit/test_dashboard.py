@@ -101,6 +101,19 @@ def test_a_choice_that_was_set_back_is_said(tmp_path: Path) -> None:
     assert "<script>alert" not in hostile
 
 
+def test_people_are_told_to_only_submit_a_right_suggestion(tmp_path: Path) -> None:
+    """The key of a suggested choice toggles it, so that an empty annotation is submitted."""
+    head = "only submit it with Ctrl+Enter (Cmd+Enter on a Mac). Pressing its own key turns it off."
+    told = text(page(tmp_path, make_full_home(tmp_path)))
+    assert head not in told, "none of the controls predicts anything yet"
+    predicting = [{**row, "kind": "linear head"} for row in CONTROL_DESCRIPTIONS]
+    told = text(page(tmp_path, make_project_status(controls=predicting)))
+    assert told.index("Label in Label Studio") < told.index(head) < told.index("Accuracy")
+    boxes = text(page(tmp_path, make_project_status(controls=predicting[1:])))
+    assert "If the suggestions are right, only submit them with Ctrl+Enter" in boxes
+    assert "turns it off" not in boxes
+
+
 def test_requested_predictions_are_no_idleness(tmp_path: Path) -> None:
     shown = make_project_status(predicting={"answered": 30, "requested": 120})
     told = text(page(tmp_path, shown))

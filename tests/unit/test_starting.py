@@ -241,8 +241,12 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
 def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:
     settings = Settings(home=Path("/nowhere"))
     controls = [FirstRoundControl(kind="none yet", type=one, advice="") for one in types]
-    (told,) = first_round.describe_first_round({"tasks": 7, "controls": controls}, settings)
+    told, submitting = first_round.describe_first_round(
+        {"tasks": 7, "controls": controls}, settings
+    )
     assert wanted in told
+    assert "Ctrl+Enter" in submitting
+    assert ("turns it off" in submitting) is ("Choices" in types)
     assert "after 10 labels, after a pause of 30 seconds" in told
 
 
