@@ -57,7 +57,14 @@ class ProjectSummary:
     def submit_help(self) -> str:
         """How to accept a correct suggestion; empty before there are suggestions."""
         has_suggestions = any(c.kind != ControlCard().kind for c in self.status.controls)
-        return describe_submitting(self.control_types) if has_suggestions else ""
+        if not has_suggestions or self.is_all_labeled:
+            return ""
+        return describe_submitting(self.control_types)
+
+    @property
+    def is_all_labeled(self) -> bool:
+        """Whether every image is labeled, so that the queue is empty."""
+        return 0 < self.status.tasks <= self.status.labels
 
     @property
     def waiting_reason(self) -> str:

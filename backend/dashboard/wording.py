@@ -233,17 +233,20 @@ def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
                 "after a pause in labeling, or now if you press Start training."
             )
         return "There are enough new labels: training starts in a moment."
+    if summary.is_all_labeled:
+        return (
+            "Every image is labeled. Next, add images to the project, see the labels to check, or "
+            "use the model in applications (see Try it)."
+        )
     if status.held and status.held.version:
         return (
             f"{status.held.version} is up to date with all labels, but is held back. Keep "
             "labeling: the next version may pass."
         )
-    if status.labels < status.tasks:
-        return (
-            "The model is up to date with all labels. Keep labeling: the most informative image is "
-            "next."
-        )
-    return "Every image is labeled, and the model is up to date with all labels."
+    return (
+        "The model is up to date with all labels. Keep labeling: the most informative image is "
+        "next."
+    )
 
 
 def explain_held_version(held: HeldVersion) -> str:

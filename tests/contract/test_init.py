@@ -418,7 +418,11 @@ def test_folders_named_by_numbers_have_their_keys_in_label_studio(
     env = environment(studio, tmp_path / "home")
     done = run_prelabel(*command, "http://127.0.0.1:9", "--json", **env)
     assert "Labels and their keys: one [1], three [3], four [4]." in done.stderr
-    config = lab.fetch_project(json_output(done)["project"])["label_config"]
+    told = json_output(done)
+    tasks_page = f"{studio.url}/projects/{told['project']}/data"
+    assert told["url"] == tasks_page, "the queue is empty"
+    assert f"Every image is labeled. See them here: {tasks_page}" in done.stderr
+    config = lab.fetch_project(told["project"])["label_config"]
     assert re.findall(r'value="(\w+)" hotkey="(\d)"', config) == [
         ("one", "1"),
         ("three", "3"),

@@ -114,6 +114,24 @@ def test_people_are_told_to_only_submit_a_right_suggestion(tmp_path: Path) -> No
     assert "turns it off" not in boxes
 
 
+def test_a_project_without_open_images_leads_to_what_comes_next(tmp_path: Path) -> None:
+    predicting = [{**row, "kind": "linear head"} for row in CONTROL_DESCRIPTIONS]
+    shown = make_project_status(tasks=60, labels=60, controls=predicting)
+    html = page(tmp_path, shown)
+    told = text(html)
+    assert "Label in Label Studio" not in told, "its queue is empty"
+    assert f'class="button" href="{SERVER}/projects/1/data"' in html
+    assert "Every image is labeled. Next, add images to the project, see the labels" in told
+    assert "`" not in told, "that is for the terminal"
+    assert "only submit" not in told
+    held = {"version": "v2-0a", "reason": "It is worse."}
+    told = text(page(tmp_path, replace(shown, held=HeldVersion(**held))))
+    assert "Keep labeling" not in told
+    partly = text(page(tmp_path, replace(shown, labels=59)))
+    assert "Label in Label Studio" in partly
+    assert "Keep labeling: the most informative image is next." in partly
+
+
 def test_requested_predictions_are_no_idleness(tmp_path: Path) -> None:
     shown = make_project_status(predicting={"answered": 30, "requested": 120})
     told = text(page(tmp_path, shown))

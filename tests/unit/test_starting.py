@@ -250,6 +250,25 @@ def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> N
     assert "after 10 labels, after a pause of 30 seconds" in told
 
 
+@pytest.mark.parametrize(
+    ("labels", "wanted"),
+    [
+        (0, "All 60 images are pre-annotated."),
+        (40, "The other 20 images are pre-annotated."),
+        (59, "The other 1 image is pre-annotated."),
+        (60, "All 60 images are labeled. Next, add images"),
+    ],
+)
+def test_images_that_were_imported_with_their_labels_are_not_called_pre_annotated(
+    labels: int, wanted: str
+) -> None:
+    controls = [FirstRoundControl(kind="linear head", type="Choices", advice="")]
+    state = BackendProject(tasks=60, labels=labels, controls=controls)
+    told = first_round.describe_first_round(state, Settings(home=Path("/nowhere")))
+    assert told[0].startswith(wanted)
+    assert (len(told) == 1) is (labels == 60), "nothing is left to submit"
+
+
 def test_a_first_look_that_fails_is_told_with_its_reason() -> None:
     state = BackendProject(round={"error": "No memory."}, controls=[], tasks=0)
     assert first_round.describe_first_round(state, Settings(home=Path("/nowhere"))) == [
