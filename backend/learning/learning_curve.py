@@ -206,9 +206,10 @@ def describe_forecast(
     if open_images < 1:
         return ""
     if round(accuracy, 2) >= target_accuracy:
+        basis = "estimated" if "cross-validation" in measured.metric else "measured"
         return (
-            f"The {metric} has reached the goal of {target_accuracy:.0%}. More labels narrow its "
-            "interval."
+            f"The {basis} {metric} has reached the goal of {target_accuracy:.0%}. More labels "
+            "narrow its interval."
         )
     if curve is None:
         return ""
