@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Literal
 
+from backend.errors import UsageError
 from backend.scheduler.jobs import ChangeLabelJob
 from backend.scheduler.worker_pool import WorkerPool
 from backend.store.confirmed_labels import ConfirmedLabels
@@ -63,7 +64,11 @@ class LabelDecisions:
     async def _undo(self, error: StoredLabelError) -> None:
         """Restore the former label where it was changed, and list it again."""
         change = await asyncio.to_thread(self._changes.find, error)
-        await self._replace_label(error, error.suggested, error.given, change.annotations)
+        try:
+            await self._replace_label(error, error.suggested, error.given, change.annotations)
+        except UsageError:  # the label has changed again, so that there is nothing to undo
+            await asyncio.to_thread(self._changes.remove, error)
+            raise
         await asyncio.to_thread(self._changes.remove, error)
         await asyncio.to_thread(self._front.add_label_error, change.error)
 

@@ -91,7 +91,7 @@ class StoredLabelErrors:
     Attributes:
         version: the live version at that time.
         suspects: probable label errors, the most likely first.
-        unchecked: sentences on the controls with too few labels for a check.
+        unchecked: sentences on the controls that could not be checked.
     """
 
     version: str = ""

@@ -44,6 +44,7 @@ TOO_FEW_REGIONS = (
     "There are too few labels to look for errors: "
     f"{label_errors.MIN_DETECTOR_IMAGES} labeled images are needed."
 )
+NOT_TRAINED = "Labels are checked once a version is trained on them."
 NOTHING_TO_COMPARE = (
     "No label can be checked yet, because all labeled images were used to train the first version: "
     "label a few more."
@@ -58,7 +59,7 @@ class LabelErrorFinder:
 
     Attributes:
         labeled_count: number of labeled tasks in the last search.
-        unchecked: sentences on the controls with too few labels for the last search.
+        unchecked: sentences on the controls that the last search could not check.
     """
 
     labeled_count = 0
@@ -69,7 +70,7 @@ class LabelErrorFinder:
         self._connection: Connection = session.connection
         self._live_version = session.versions.live() or ""
         self._changed_tasks: set[int] = set()
-        self._too_few_texts: dict[str, str] = {}
+        self._unchecked_texts: dict[str, str] = {}
 
     def find_label_errors(self) -> list[LabelErrorCandidate]:
         """Return all probable label errors, worst first, and list the worst in Label Studio."""
@@ -78,7 +79,7 @@ class LabelErrorFinder:
         known = front.label_errors()  # before the labels are read, see save_label_errors
         observation = observe(self._connection, folder, fetch_fingerprint(self._connection))
         self.labeled_count = len(observation.labeled)
-        self._too_few_texts.clear()
+        self._unchecked_texts.clear()
         encoder = self._session.live_encoder()
         embeddings = self._session.embedder(encoder).embed(
             image_sources(observation.tasks, observation.config.controls)
@@ -90,7 +91,7 @@ class LabelErrorFinder:
             for s in self._control_suspects(control, fit, observation)
         ]
         label_errors.sort(key=lambda suspect: suspect.quality)
-        self.unchecked = _name_controls(self._too_few_texts, observation.config.controls)
+        self.unchecked = _name_controls(self._unchecked_texts, observation.config.controls)
         by_record = {
             StoredLabelError(s.task, s.given, s.suggested, s.quality, s.why, s.control): s
             for s in label_errors
@@ -132,9 +133,10 @@ class LabelErrorFinder:
             else label_errors.can_check_choices(targets.argmax(axis=1).tolist())
         )
         if not can_check:
-            self._too_few_texts[control.name] = TOO_FEW_CHOICES
+            self._unchecked_texts[control.name] = TOO_FEW_CHOICES
             return []
         if head is None or head.labels != control.label_names:
+            self._unchecked_texts[control.name] = NOT_TRAINED
             return []
         rows, probabilities = fit.cross_validate(control, head)
         audit = np.flatnonzero(examples.audit_mask)
@@ -169,9 +171,10 @@ class LabelErrorFinder:
         detector = fit.live_model.detectors.get(control.name)
         samples = fit.samples(control)
         if len(samples) < label_errors.MIN_DETECTOR_IMAGES:
-            self._too_few_texts[control.name] = TOO_FEW_REGIONS
+            self._unchecked_texts[control.name] = TOO_FEW_REGIONS
             return []
         if detector is None or not detector.class_mapping.learned:
+            self._unchecked_texts[control.name] = NOT_TRAINED
             return []
         learned_tasks = self._training_tasks(
             control, {sample.task_id for sample in samples if sample.is_audit}
@@ -194,7 +197,7 @@ class LabelErrorFinder:
             lambda version: self._session.model(version).detectors.get(control.name),
         )
         if not tasks:
-            self._too_few_texts[control.name] = NOTHING_TO_COMPARE
+            self._unchecked_texts[control.name] = NOTHING_TO_COMPARE
         return label_errors.find_region_errors(
             tasks, control.name, control.label_names, evaluated_images
         )
