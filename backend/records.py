@@ -17,6 +17,8 @@ from backend.json_records import (
     json_field,
 )
 
+USED_LABELS_TEXT = "uses all of them, those of audit images only to measure the accuracy."
+
 # -- a round --------------------------------------------------------------------------------
 
 
@@ -204,7 +206,7 @@ class RoundOutcome(ProjectFigures):
         if self.held and not self.held.version:
             return self.held.reason
         newest = self.held.version if self.held else (self.versions or (self.version,))[0]
-        return f"No new labels: {newest} is trained on all of them."
+        return f"No new labels: {newest} {USED_LABELS_TEXT}"
 
 
 # -- a project ------------------------------------------------------------------------------

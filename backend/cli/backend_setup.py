@@ -17,6 +17,7 @@ from backend.cli.label_studio_starter import LabelStudioStarter
 from backend.cli.serve import serve_backend
 from backend.errors import PrelabelError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.tabs import LabelingLink
 from backend.onboarding.backend_connection import (
     PendingConnections,
     RunningBackend,
@@ -94,14 +95,18 @@ class BackendSetup:
         self._find_running()
 
     def connect_or_start(
-        self, client: LabelStudioClient, project: FolderProject, url: str, result: CommandResult
+        self,
+        client: LabelStudioClient,
+        project: FolderProject,
+        link: LabelingLink,
+        result: CommandResult,
     ) -> CommandResult:
         """Connect the project to the running backend, or register it and start a backend.
 
         Args:
             client: client of Label Studio.
             project: project to connect.
-            url: URL of the project's page.
+            link: where people label the project.
             result: result of the command so far, printed before the backend starts.
 
         Returns:
@@ -113,7 +118,7 @@ class BackendSetup:
                 connect_project(client, number, self._settings, backend)
             self._log(f"Connected to the backend at {backend}.")
             self._log(f"The dashboard: {backend}")
-            self._open_project(url)
+            self._open_project(link)
             first_round = self._wait_for_first_round(number)
             connection = {"backend": backend, "connected": True, **first_round}
             if self._label_studio.is_started and self._options.serve is not False:
@@ -125,7 +130,7 @@ class BackendSetup:
             pending.add(client.server, number, backend if self._options.backend else "")
         connection = {"backend": backend, "connected": backend in self._connected_urls}
         should_serve = self._should_serve()
-        self._open_project(url)
+        self._open_project(link)
         if should_serve:
             self._serve(number, {**result, **connection})
         elif self._label_studio.is_started:
@@ -196,13 +201,13 @@ class BackendSetup:
             self._log(line)
         return {"version": state["version"], "preannotated": has_preannotations(state)}
 
-    def _open_project(self, url: str) -> None:
-        self._log(f"Label here: {url}")
-        link = self._label_studio.sign_in_link(url)
-        if link != url:
-            self._log(f"This link signs you in until this command ends: {link}")
+    def _open_project(self, link: LabelingLink) -> None:
+        self._log(link.line)
+        signed_in = self._label_studio.sign_in_link(link.url)
+        if signed_in != link.url:
+            self._log(f"This link signs you in until this command ends: {signed_in}")
         if not self._options.no_browser and sys.stdin.isatty() and not self._options.json:
-            self._label_studio.open_in_browser(link)
+            self._label_studio.open_in_browser(signed_in)
 
 
 def resume_command(options: argparse.Namespace, folder: str) -> str:

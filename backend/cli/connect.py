@@ -26,7 +26,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> CommandResult:
     from backend.label_studio.client import LabelStudioClient
-    from backend.label_studio.tabs import ensure_labeling_url
+    from backend.label_studio.tabs import ensure_labeling_link
     from backend.onboarding.backend_connection import connect_project, validate_backend_url
     from backend.settings import read_settings
 
@@ -34,7 +34,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     backend = validate_backend_url(options.backend, settings)
     client = LabelStudioClient(settings.label_studio_url, settings.api_key)
     number = client.find_project_number(options.project)
-    labeling_url = ensure_labeling_url(client, number, settings.label_studio_host)
+    link = ensure_labeling_link(client, number, settings.label_studio_host)
     changes = connect_project(client, number, settings, backend, interactive=options.interactive)
     already = "" if changes.is_new else "already "
     print_line(f"Project {number} is {already}connected to {backend}.", options)
@@ -42,14 +42,14 @@ def _run(options: argparse.Namespace) -> CommandResult:
         print_line("Its webhook was missing or turned off, and is restored.", options)
     if changes.is_interactive:
         print_line(SMART_TOOLS_HINT, options)
-    print_line(f"Label here: {labeling_url}", options)
+    print_line(link.line, options)
     return {
         "project": number,
         "url": backend,
         "connected": "now" if changes.is_new else "already",
         "webhook": "restored" if changes.has_restored_webhook else "unchanged",
         "interactive": changes.is_interactive,
-        "labeling_url": labeling_url,
+        "labeling_url": link.url,
     }
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from backend.tools.export_labels import ExportedLabels
 
 DATASET_FORMATS = ("coco", "yolo", "csv", "folders")
+PREDICTION_FORMATS = ("csv", "folders")
+PREDICTIONS_MESSAGE = f"--predictions needs --data {' or --data '.join(PREDICTION_FORMATS)}."
 MAX_SHOWN_TASKS = 5
 
 
@@ -56,6 +58,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --data: include the images, upright (takes longer)",
     )
+    parser.add_argument(
+        "--predictions",
+        action="store_true",
+        help="with --data csv or folders: include the images that the live version predicted, with "
+        "its confidence",
+    )
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
@@ -68,6 +76,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
 def _export_version(settings: Settings, options: argparse.Namespace) -> CommandResult:
     from backend.tools.export_version import export_version
 
+    if options.predictions:
+        raise UsageError(PREDICTIONS_MESSAGE)
     if options.images:
         raise UsageError(f"--images needs --data {', '.join(DATASET_FORMATS)}.")
     if not options.what:
@@ -127,11 +137,20 @@ def _export_dataset(settings: Settings, options: argparse.Namespace) -> CommandR
     from backend.runtime.resources import Resources
     from backend.tools.export_labels import export_labels
 
+    if options.predictions and options.data not in PREDICTION_FORMATS:
+        raise UsageError(PREDICTIONS_MESSAGE)
     if options.what and options.project:
         raise UsageError("Name the project once: --data takes it as PROJECT or as --project.")
     record = _find_labeled_project(settings, options.what or options.project)
     session = ProjectSession(Resources(settings), record)
-    exported = export_labels(session, options.data, options.images, options.output, _show_images)
+    exported = export_labels(
+        session,
+        options.data,
+        options.images,
+        options.output,
+        _show_images,
+        with_predictions=options.predictions,
+    )
     clear_progress()
     _print_labels(exported, record, options)
     return {
@@ -141,6 +160,7 @@ def _export_dataset(settings: Settings, options: argparse.Namespace) -> CommandR
         "files": list(exported.files),
         "labels": exported.tasks,
         "accepted": exported.accepted,
+        "predicted": exported.predicted,
         "splits": dict(exported.splits),
         "val": "audit set" if exported.is_val_audit else "random tenth",
         "left_out": dict(exported.left_out),
@@ -175,6 +195,8 @@ def _print_labels(
     )
     train, val = exported.splits.get("train", 0), exported.splits.get("val", 0)
     print_line(f"images: {train} in train, {val} in val ({source})", options)
+    if options.predictions:
+        print_line(f"predicted by the live version: {exported.predicted} open tasks", options)
     for reason, count in exported.left_out.items():
         print_line(f"left out: {count} × {reason}", options)
     for task, error in list(exported.unreadable.items())[:MAX_SHOWN_TASKS]:

@@ -1,4 +1,4 @@
-"""``prelabel label-errors``: list labels that are probably wrong, the most probable first."""
+"""``prelabel label-errors``: list labels that a model contradicts, the least plausible first."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> CommandResult:
     from backend.bootstrap import make_resources
+    from backend.dashboard.wording import describe_label_error
     from backend.label_studio.tabs import LABEL_ERRORS_TAB
     from backend.runtime.project_session import ProjectSession
     from backend.settings import read_settings
@@ -34,28 +35,35 @@ def _run(options: argparse.Namespace) -> CommandResult:
     suspects = finder.find_label_errors()
     if suspects:
         rows = [
-            (str(s.task), f"{s.mislabeling:.0%}", s.why, f"{s.given} → {s.suggested}")
+            (str(s.task), describe_label_error(s.why, s.given, s.suggested))
             for s in suspects[: options.count]
         ]
-        headers = ("task", "probability", "reason", "label → suggestion")
-        for line in format_table(headers, rows, options, right={0, 1}):
+        for line in format_table(("task", "to check"), rows, options, right={0}):
             print_line(line, options)
         listed = f"the first {MAX_SHOWN_SUSPECTS} of " if len(suspects) > MAX_SHOWN_SUSPECTS else ""
         summary = f"Label Studio lists {listed}{len(suspects)} in the tab “{LABEL_ERRORS_TAB}”."
     elif not finder.labeled_count:
         summary = "No task is labeled yet: label a few images first."
+    elif finder.unchecked:
+        summary = ""
     else:
-        summary = "No probable label errors were found."
-    print_line(summary, options)
+        summary = "No label to check was found."
+    for line in filter(None, (summary, *(finder.unchecked if finder.labeled_count else ()))):
+        print_line(line, options)
     listed_suspects = [
         asdict(s) | {"mislabeling": s.mislabeling} for s in suspects[: options.count]
     ]
-    return {"project": record.id, "found": len(suspects), "suspects": listed_suspects}
+    return {
+        "project": record.id,
+        "found": len(suspects),
+        "suspects": listed_suspects,
+        "unchecked": list(finder.unchecked),
+    }
 
 
 COMMAND = Command(
     "label-errors",
-    "list labels that are probably wrong",
+    "list labels to check, because a model predicts another one",
     "prelabel label-errors 3",
     _add_options,
     _run,

@@ -15,7 +15,7 @@ from backend.cli.label_studio_starter import LabelStudioStarter
 from backend.domain import Label
 from backend.errors import AccessDeniedError, UsageError
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.tabs import ensure_labeling_url
+from backend.label_studio.tabs import ensure_labeling_link
 from backend.onboarding.backend_connection import validate_backend_url
 from backend.onboarding.config_writer import write_config
 from backend.onboarding.folder_project import (
@@ -154,17 +154,17 @@ class ProjectSetup:
         project, job = (existing, None) if existing else self._create_project(client, folder, files)
         imported = self._import_images(client, project, folder, files)
         labels = self._labels.import_into(client, self._settings, project.number)
-        url = ensure_labeling_url(client, project.number, self._settings.label_studio_host)
+        link = ensure_labeling_link(client, project.number, self._settings.label_studio_host)
         result = {
             "project": project.number,
             "title": project.title,
-            "url": url,
+            "url": link.url,
             "job": job.value if job else None,
             "imported": imported.image_count,
             "passed": dict(imported.skipped_counts),
             **labels,
         }
-        return {**result, **backend_setup.connect_or_start(client, project, url, result)}
+        return {**result, **backend_setup.connect_or_start(client, project, link, result)}
 
     def _log(self, line: str) -> None:
         terminal.print_line(line, self._options)

@@ -92,7 +92,7 @@ class ProjectReport:
             notes.append(status.settings_reset.sentence)
         if status.version and not status.audit.is_conclusive:
             notes.append(f"Audit set: {format_audit_progress(status.audit)}.")
-        if status.estimate and status.estimate.is_conclusive:
+        if status.estimate and status.estimate.is_conclusive and not status.audit.is_conclusive:
             notes.append(f"{status.estimate.metric}: {format_estimate(status.estimate)}")
         if status.outlook:
             if status.outlook.sentence:
@@ -270,9 +270,7 @@ def _format_report(report: ProjectReport, options: argparse.Namespace) -> Iterat
             f"({reasons}), {report.imported} of them imported as tasks"
         )
     if report.suspects:
-        yield (
-            f"    probable label errors: {report.suspects} (`prelabel label-errors {status.id}`)"
-        )
+        yield f"    labels to check: {report.suspects} (`prelabel label-errors {status.id}`)"
     for removed in status.removed_labels:
         yield (
             f"    {explain_removed_label(removed, len(report.controls) > 1)} Choose a new label on "

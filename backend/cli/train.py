@@ -1,4 +1,4 @@
-"""``prelabel train``: train on all labels now."""
+"""``prelabel train``: train on the current labels now."""
 
 from __future__ import annotations
 
@@ -48,12 +48,13 @@ def _describe_outcome(outcome: RoundOutcome) -> str:
     if reason:
         return reason
     labels = "one label" if outcome.labels == 1 else f"{outcome.labels} labels"
-    return f"Version {outcome.trained} is live; it was trained on {labels}."
+    measured = ", those of audit images only to measure the accuracy" if outcome.audit.n else ""
+    return f"Version {outcome.trained} is live. It uses {labels}{measured}."
 
 
 COMMAND = Command(
     "train",
-    "train on all labels now, then promote the version and push its predictions",
+    "train on the current labels now, then promote the version and push its predictions",
     "prelabel train 3",
     _add_options,
     _run,

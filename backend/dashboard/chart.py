@@ -124,13 +124,15 @@ def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCur
 def _is_audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
     """Return whether to draw audit figures instead of estimates, as the forecast does.
 
-    Without a forecast, draw the kind of figure that more versions have.
+    Without a forecast, draw the kind of figure that the live version is judged by if two versions
+    have it, else the kind that more versions have.
     """
     if outlook.curve:
         return outlook.is_audited
     figures = sum(row.card.audit.is_conclusive for row in versions)
     estimates = sum(row.estimate.is_conclusive for row in versions)
-    return figures >= max(2, estimates)
+    is_live_audited = any(row.live and row.card.audit.is_conclusive for row in versions)
+    return figures >= (2 if is_live_audited else max(2, estimates))
 
 
 class _ChartScale:

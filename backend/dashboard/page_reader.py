@@ -34,6 +34,7 @@ from backend.store.captures import Capture, CaptureStore
 from backend.store.damaged_files import find_problems
 from backend.store.files import read_json
 from backend.store.label_answers import read_label_answers
+from backend.store.label_changes import LabelChanges
 from backend.store.label_examples import LabelExamples, load_label_examples
 from backend.store.label_tab import read_labeling_path
 from backend.store.project_titles import title_notes
@@ -130,7 +131,8 @@ class DashboardReader:
         card = next((row.card for row in rows if row.live), None)
         summary = replace(self._summary(status, card), title_note=title_note)
         queue_front = QueueFront(folder, self._files.read)
-        suspects = queue_front.label_errors().suspects
+        label_check = queue_front.label_errors()
+        suspects = label_check.suspects
         captures = self._projects.captures(id)
         audit = self._audit(summary)
         audit_tasks = audit.predictions(status.version or "").tasks.keys()
@@ -141,7 +143,7 @@ class DashboardReader:
             wrong=audit.wrong_images(),
             comparable=audit.comparable_versions(),
             problems=find_problems(folder, versions),
-            outlook=(card.outlook if card else None) or Outlook(),
+            outlook=(card.displayed_outlook if card else None) or Outlook(),
             controls=[
                 _control_view(control, card, _example_rows(audit, examples, control))
                 for control in status.controls
@@ -152,6 +154,12 @@ class DashboardReader:
                 for row in suspects[:LABEL_ERRORS_SHOWN]
             ],
             suspects_found=len(suspects),
+            unchecked=label_check.unchecked,
+            is_label_checked=bool(label_check.version),
+            changed_labels=[
+                _label_error_row(summary, queue_front, audit_tasks, change.error)
+                for change in reversed(LabelChanges(folder, self._files.read).all())
+            ],
             captures=[
                 _capture_row(summary, queue_front, captures, capture)
                 for capture in captures.latest(CAPTURES_SHOWN)
@@ -325,7 +333,6 @@ def _label_error_row(
         given=row.given,
         suggested=row.suggested,
         why=row.why,
-        suspicion=1 - row.quality,
         link=summary.task_link(row.task),
         picture=front.thumbnail_path(str(row.task)).exists(),
         control=row.control,

@@ -40,7 +40,9 @@ ACTION_NOTICES = {
     "promote": "That version is live. Its predictions are being written to Label Studio.",
     "rollback": "The earlier version is live. Its predictions are being written to Label Studio.",
     "right": "The label is confirmed. It is not listed again unless it changes.",
-    "change": "The label is changed in Label Studio. The next round learns from it.",
+    "change": "The label is changed in Label Studio. The next round learns from it. To undo the "
+    "change, see Labels to check.",
+    "undo": "The former label is restored in Label Studio, and listed again.",
     "cancel": "Training is being cancelled. The live version does not change.",
     "labels": "Saved. If the label was renamed, its annotations are changed in the next round.",
     "leave": "The project was removed from this page. Its versions are kept.",
@@ -61,6 +63,7 @@ TEMPLATE_GLOBALS: Mapping[str, Any] = {
     "predicting_text": wording.PREDICTING_TEXT,
     "removed_label_text": wording.explain_removed_label,
     "label_text": wording.label_text,
+    "label_error_check": wording.label_error_check,
     "reason_tags": wording.QUEUE_REASON_TAGS,
     "listed_versions": LISTED_VERSIONS,
 }

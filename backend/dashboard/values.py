@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backend.card_records import Outlook, PromotionEvent
+from backend.card_records import ControlCard, Outlook, PromotionEvent
 from backend.dashboard.audit_values import ExampleRow, WrongImages
 from backend.estimate import IntervalEstimate
+from backend.learning.first_labels import describe_submitting
 from backend.records import ProjectStatus, RemovedLabel
 from backend.store.smart_tool_answer import SUGGESTED, EmptyAnswer
 from backend.store.versions import VersionCard
@@ -51,6 +52,19 @@ class ProjectSummary:
     def control_types(self) -> list[str]:
         """Types of the controls, such as ``Choices``."""
         return [control.type for control in self.status.controls]
+
+    @property
+    def submit_help(self) -> str:
+        """How to accept a correct suggestion; empty before there are suggestions."""
+        has_suggestions = any(c.kind != ControlCard().kind for c in self.status.controls)
+        if not has_suggestions or self.is_all_labeled:
+            return ""
+        return describe_submitting(self.control_types)
+
+    @property
+    def is_all_labeled(self) -> bool:
+        """Whether every image is labeled, so that the queue is empty."""
+        return 0 < self.status.tasks <= self.status.labels
 
     @property
     def waiting_reason(self) -> str:
@@ -175,14 +189,15 @@ class QueueRow:
 
 @dataclass(frozen=True)
 class LabelErrorRow:
-    """A probable label error; see ``backend.learning.label_errors``.
+    """A label that a model contradicts, or one that was changed.
+
+    :mod:`backend.learning.label_errors` finds them.
 
     Attributes:
         task: id of the task.
-        given: the annotated label.
+        given: the annotated label; the former one after a change.
         suggested: the predicted label.
         why: ``wrong label``, ``overlooked``, ``badly placed`` or ``swapped label``.
-        suspicion: 1 − label quality, 0 to 1.
         link: URL of the task; may be empty.
         picture: whether it has a thumbnail.
         control: name of the control.
@@ -194,7 +209,6 @@ class LabelErrorRow:
     given: str
     suggested: str
     why: str
-    suspicion: float
     link: str
     picture: bool
     control: str
@@ -267,6 +281,11 @@ class ProjectPage:
         removed_labels: labels to decide on.
         comparable: versions with stored predictions for audit images, newest first.
         problems: a sentence for each thing that a damaged file affects.
+        suspects: labels that a model contradicts, the least plausible first; there may be more.
+        suspects_found: number of all.
+        unchecked: why labels were not checked, by control.
+        is_label_checked: the labels were checked at least once.
+        changed_labels: labels that a person changed, the last one first; the change can be undone.
         smart_tool: the last answer of a smart tool, if it had no suggestion.
     """
 
@@ -277,6 +296,9 @@ class ProjectPage:
     queue: Sequence[QueueRow]
     suspects: Sequence[LabelErrorRow]
     suspects_found: int
+    unchecked: Sequence[str]
+    is_label_checked: bool
+    changed_labels: Sequence[LabelErrorRow]
     captures: Sequence[CaptureRow]
     captures_waiting: int
     captures_returned: int

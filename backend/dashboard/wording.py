@@ -46,6 +46,12 @@ QUEUE_REASON_TAGS = {
     "representative": "representative",
     "typical": "typical",
 }
+LABEL_ERROR_CHECKS = {
+    "wrong label": "Check",
+    "overlooked": "Check for a missing object",
+    "badly placed": "Check the positions",
+    "swapped label": "Check the labels",
+}
 CAPTURE_REASON_TEXTS = {
     "uncertain": "uncertain prediction",
     "rare": "rare label",
@@ -56,6 +62,22 @@ CAPTURE_REASON_TEXTS = {
 def label_text(label: str) -> str:
     """Return a label, or a text for the absence of one."""
     return label or NO_LABEL_TEXT
+
+
+def label_error_check(why: str) -> str:
+    """Return what to check about a label that a model contradicts, by the kind of error."""
+    return LABEL_ERROR_CHECKS.get(why, "Check")
+
+
+def describe_label_error(why: str, given: str, suggested: str) -> str:
+    """Return what to check about a label that a model contradicts.
+
+    Example:
+        >>> describe_label_error("overlooked", "1 × leaf", "2 × leaf")
+        'Check for a missing object: labeled 1 × leaf, the model predicts 2 × leaf'
+    """
+    labels = f"labeled {label_text(given)}, the model predicts {label_text(suggested)}"
+    return f"{label_error_check(why)}: {labels}"
 
 
 def reason_key(queued_task: QueuedTask) -> str:
@@ -82,16 +104,19 @@ def explain_figure(figure: IntervalEstimate) -> str:
         )
     if figure.value is None:
         return ""
-    caveat = " With so few images it is a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
     if figure.metric == "F1":
-        meaning = "F1 is 100% if the model finds all objects and nothing else"
-        interval = format_interval(figure).replace(" to ", " and ")
+        meaning = (
+            "F1 is 100% if the model finds all objects and nothing else. It is measured on "
+            f"{figure.n} audit images"
+        )
     else:
-        meaning = f"About {round(100 * figure.value)} of 100 images are predicted correctly"
-        interval = f"{round(100 * figure.low)} and {round(100 * figure.high)}"
+        correct_count = round(figure.n * figure.value)
+        meaning = f"{correct_count} of {figure.n} audit images are predicted correctly"
+    interval = format_interval(figure).replace(" to ", " and ")
+    caveat = " With so few images it is a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
     return (
-        f"{meaning}. The true figure is between {interval} with 95% confidence. Measured on "
-        f"{figure.n} images selected at random and never used for training.{caveat}"
+        f"{meaning}. They were selected at random and are never used for training. The true figure "
+        f"is between {interval} with 95% confidence.{caveat}"
     )
 
 
@@ -208,17 +233,20 @@ def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
                 "after a pause in labeling, or now if you press Start training."
             )
         return "There are enough new labels: training starts in a moment."
+    if summary.is_all_labeled:
+        return (
+            "Every image is labeled. Next, add images to the project, see the labels to check, or "
+            "use the model in applications (see Try it)."
+        )
     if status.held and status.held.version:
         return (
             f"{status.held.version} is up to date with all labels, but is held back. Keep "
             "labeling: the next version may pass."
         )
-    if status.labels < status.tasks:
-        return (
-            "The model is up to date with all labels. Keep labeling: the most informative image is "
-            "next."
-        )
-    return "Every image is labeled, and the model is up to date with all labels."
+    return (
+        "The model is up to date with all labels. Keep labeling: the most informative image is "
+        "next."
+    )
 
 
 def explain_held_version(held: HeldVersion) -> str:

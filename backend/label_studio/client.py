@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from backend.errors import NotFoundError, ProjectMissingError
 from backend.label_studio import Json
 from backend.label_studio.api_errors import not_label_studio
+from backend.label_studio.json_values import read_objects
 from backend.label_studio.project_details import (
     BackendConnection,
     ProjectCounters,
@@ -126,6 +127,11 @@ class LabelStudioClient(TaskRequests):
         """Return task id → (prediction id, score), for the predictions of a version."""
         rows = self._list_predictions(number, version)
         return {row["task"]: (row["id"], float(row["score"] or 0.0)) for row in rows}
+
+    def prediction_results(self, number: int, version: str) -> dict[int, list[Json]]:
+        """Return task id → result of the prediction of a version."""
+        rows = self._list_predictions(number, version)
+        return {row["task"]: read_objects(row, "result") for row in rows}
 
     def _list_predictions(self, number: int, *versions: str) -> list[Json]:
         rows = self.get_json("api/predictions/", {"project": number})

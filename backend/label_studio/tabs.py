@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from backend.errors import LabelStudioError
 from backend.label_studio import Json
 from backend.label_studio.api_session import ApiSession
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.tab_views import (
     TabView,
     convert_task_list,
@@ -141,6 +142,42 @@ def labeling_path(tab: int) -> str:
         'data?tab=12&labeling=1'
     """
     return f"data?tab={tab}&labeling=1"
+
+
+@dataclass(frozen=True)
+class LabelingLink:
+    """Where people label a project.
+
+    Attributes:
+        url: the queue, or the list of all tasks if no task is open.
+        has_open_tasks: a task has no annotation yet.
+    """
+
+    url: str
+    has_open_tasks: bool
+
+    @property
+    def line(self) -> str:
+        """The link, as commands print it."""
+        if self.has_open_tasks:
+            return f"Label here: {self.url}"
+        return f"Every image is labeled. See them here: {self.url}"
+
+
+def ensure_labeling_link(client: LabelStudioClient, number: int, server: str = "") -> LabelingLink:
+    """Create the tab in the order of the queue, and return the link to it.
+
+    Args:
+        client: client of Label Studio.
+        number: the project's.
+        server: Label Studio's address in the browser; by default the client's.
+    """
+    url = ensure_labeling_url(client, number, server)
+    project = client.get_project(number)
+    task_count = int(project.get("task_number") or 0)
+    annotated_count = int(project.get("num_tasks_with_annotations") or 0)
+    has_open_tasks = task_count == 0 or annotated_count < task_count
+    return LabelingLink(url if has_open_tasks else url.partition("?")[0], has_open_tasks)
 
 
 def ensure_labeling_url(client: ApiSession, number: int, server: str = "") -> str:

@@ -65,6 +65,15 @@ def format_prediction(
     }
 
 
+def choice_confidences(result: Sequence[Json]) -> dict[str, float]:
+    """Return control of choices → confidence, from the ``result`` of a prediction."""
+    return {
+        str(item.get("from_name")): float(item.get("score") or 0.0)
+        for item in result
+        if item.get("type") == "choices"
+    }
+
+
 def _format_choices(task: int, choice: ChoicePrediction, control: Control) -> Json:
     visible_labels = {n: c for n, c in choice.labels.items() if c >= control.threshold}
     return {

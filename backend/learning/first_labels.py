@@ -1,4 +1,4 @@
-"""Instructions on what to label first, for a project without a model."""
+"""Instructions for annotators: what to label first, and how to accept a suggestion."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 MIN_DETECTOR_IMAGES = 3
 """Minimum number of annotated images to train a detector."""
+SUBMIT_KEYS = "Ctrl+Enter (Cmd+Enter on a Mac)"
+"""Label Studio's hotkey of the button Submit."""
 
 
 def describe_first_labels(types: Collection[str], retrain_after: int, pause: str) -> str:
@@ -28,4 +30,22 @@ of 30 seconds, or at once when you press Start Training.'
     return (
         f"{instructions[0].upper()}{instructions[1:]}. Training starts after {retrain_after} "
         f"labels, after {pause}, or at once when you press Start Training."
+    )
+
+
+def describe_submitting(types: Collection[str]) -> str:
+    """Return how to accept a correct suggestion.
+
+    Args:
+        types: tags of the project's controls, such as ``Choices`` or ``RectangleLabels``.
+
+    Example:
+        >>> describe_submitting(["RectangleLabels"])
+        'If the suggestions are right, only submit them with Ctrl+Enter (Cmd+Enter on a Mac).'
+    """
+    if "Choices" not in types:
+        return f"If the suggestions are right, only submit them with {SUBMIT_KEYS}."
+    return (
+        f"If the suggested label is right, only submit it with {SUBMIT_KEYS}. Pressing its own key "
+        "turns it off."
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.arrays import Doubles
+from backend.estimate import IntervalEstimate
 
 MIN_CURVE_POINTS = 3
 MAX_EXTRAPOLATION_FACTOR = 3
@@ -120,6 +121,16 @@ class LearningCurve:
         )
         return fewest or 0, most
 
+    def can_reach(self, target_accuracy: float, more_labels: int) -> bool:
+        """Return whether the 95 % quantile of the accuracy reaches a target, in whole percent.
+
+        Args:
+            target_accuracy: 0 to 1.
+            more_labels: limit of further labels, besides ``max_labels``.
+        """
+        limit = min(self.max_labels, self.label_count + more_labels)
+        return round(1 - self.predict_error(limit)[1], 2) >= target_accuracy
+
     def expected_gain(self, more_labels: int) -> Doubles:
         """Return the reduction of the error with more labels, (draws,)."""
         _, b, c = self.fits.T
@@ -176,22 +187,31 @@ def fit_learning_curve(
 
 def describe_forecast(
     curve: LearningCurve | None,
+    measured: IntervalEstimate,
     target_accuracy: float,
     open_images: int,
-    metric: str = "accuracy",
 ) -> str:
     """Return a sentence on the expected accuracy with more labels; empty without a forecast.
 
+    It agrees with the measured figure, which is displayed beside it: the curve smooths the figures
+    of all versions, so its current value differs from the last of them.
+
     Args:
         curve: the project's learning curve.
+        measured: current accuracy or F1, with a value.
         target_accuracy: accuracy to reach, 0 to 1.
         open_images: number of images without a label, an upper limit of the labels to come.
-        metric: name of the metric, ``accuracy`` or ``F1``.
     """
-    if curve is None or open_images < 1:
+    metric, accuracy = "F1" if measured.metric == "F1" else "accuracy", measured.value or 0.0
+    if open_images < 1:
         return ""
-    accuracy = 1 - curve.predict_error(curve.label_count)[0]
     if round(accuracy, 2) >= target_accuracy:
+        basis = "estimated" if "cross-validation" in measured.metric else "measured"
+        return (
+            f"The {basis} {metric} has reached the goal of {target_accuracy:.0%}. More labels "
+            "narrow its interval."
+        )
+    if curve is None:
         return ""
     needed = curve.labels_needed(1 - target_accuracy)
     if needed and (label_range := _limit_range(*needed, open_images)):
@@ -199,11 +219,19 @@ def describe_forecast(
         return f"{label_range.capitalize()} more labels are expected to bring {gain_text}."
     more_labels = min(STOP_HORIZON_LABELS, curve.max_labels - curve.label_count, open_images)
     median_error, low, high = curve.predict_error(curve.label_count + more_labels)
-    is_out_of_reach = needed is None or needed[0] > open_images
+    can_reach = round(measured.high, 2) >= target_accuracy or (
+        curve.can_reach(target_accuracy, open_images)
+    )
+    limit_text = "" if can_reach else f"{target_accuracy:.0%} is not within reach; "
+    labels_text = f"{more_labels} more label{'s are' if more_labels != 1 else ' is'}"
+    if round(1 - median_error, 2) <= round(accuracy, 2):
+        return (
+            f"{limit_text}{labels_text} not expected to raise the {metric} of {accuracy:.0%} "
+            "noticeably."
+        )
     return (
-        f"{f'{target_accuracy:.0%} is not within reach; ' * is_out_of_reach}{more_labels} more "
-        f"label{'s are' if more_labels != 1 else ' is'} expected to bring the {metric} to "
-        f"{1 - median_error:.0%} ({1 - high:.0%} to {1 - low:.0%})."
+        f"{limit_text}{labels_text} expected to bring the {metric} to {1 - median_error:.0%} "
+        f"({1 - high:.0%} to {1 - low:.0%})."
     )
 
 

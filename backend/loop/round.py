@@ -345,7 +345,7 @@ class Round:
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,
-            outlook=card.outlook,
+            outlook=card.displayed_outlook,
             accepting=AcceptanceStore(self._session.folder).read().describe(card.accepting),
             accepted=sum(task.auto_accepted for task in observation.tasks),
             held=self._held_version(newest, live_version),

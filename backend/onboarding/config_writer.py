@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from backend.domain import Label
 from backend.errors import ConfigError
 from backend.label_studio.labeling_config import read_config
+from backend.onboarding.label_order import assign_hotkeys
 from backend.onboarding.labeling_job import LabelingJob
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "label_config"
@@ -30,7 +31,6 @@ CHOSEN_FIRST_STYLE = (
 """Class names of Label Studio 1.23; with other ones the labels keep their order."""
 SCREEN_PIXELS_AROUND_IMAGE = 210
 """Height of what Label Studio shows above and below the labels and the image."""
-HOTKEYS = "1234567890"
 LABEL_COLOURS = (
     *("#1677ff", "#d4380d", "#389e0d", "#722ed1", "#faad14"),
     *("#13c2c2", "#eb2f96", "#7c5c3e", "#5b8c00", "#2f54eb"),
@@ -64,11 +64,12 @@ def write_config(job: LabelingJob, labels: Sequence[Label]) -> str:
     control = next(view.iter(TAG_BY_JOB[job]))
     for template_label in list(control):
         control.remove(template_label)
+    hotkeys = assign_hotkeys([label.name for label in labels])
     for index, label in enumerate(labels):
         SubElement(
             control,
             "Label" if job.is_region_job else "Choice",
-            _label_attributes(job, index, label),
+            _label_attributes(job, index, label, hotkeys[index]),
         )
     row_count = _count_rows(labels)
     if len(labels) > SEARCH_LABEL_COUNT:
@@ -92,10 +93,10 @@ def label_colour(index: int) -> str:
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
 
 
-def _label_attributes(job: LabelingJob, index: int, label: Label) -> dict[str, str]:
+def _label_attributes(job: LabelingJob, index: int, label: Label, hotkey: str) -> dict[str, str]:
     attributes = {"value": label.name}
-    if index < len(HOTKEYS):
-        attributes["hotkey"] = HOTKEYS[index]
+    if hotkey:
+        attributes["hotkey"] = hotkey
     if job.is_region_job:
         attributes["background"] = label_colour(index)
     if label.hint:

@@ -6,12 +6,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
-from backend.learning.first_labels import describe_first_labels
+from backend.learning.first_labels import (
+    describe_first_labels,
+    describe_submitting,
+)
 from backend.onboarding.backend_connection import address_with_auth, is_own_backend
 from backend.settings import Settings
 from backend.store.servers import is_same_server
 
 STATE_POLL_SECONDS = 0.5
+NEXT_STEPS = (
+    "Next, add images to the project, check labels with `prelabel label-errors`, or use the model "
+    "in applications with `prelabel endpoint`."
+)
+"""What to do when every image is labeled."""
 FIRST_ROUND_TIMEOUT_SECONDS = 900.0
 STATE_DESCRIPTIONS = {
     "idle": "is waiting for the first round",
@@ -48,6 +56,7 @@ class BackendProject(TypedDict, total=False):
     server: str
     version: str | None
     tasks: int
+    labels: int
     round: RoundStateJson
     controls: Sequence[FirstRoundControl]
 
@@ -113,10 +122,17 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
     error = (project.get("round") or {}).get("error")
     if error:
         return [f"The first round failed and will be retried: {error}"]
+    types = [control["type"] for control in project["controls"]]
+    open_count = project["tasks"] - project.get("labels", 0)
+    if project["tasks"] and open_count <= 0:
+        return [f"All {project['tasks']} images are labeled. {NEXT_STEPS}"]
+    if has_preannotations(project) and project.get("labels"):
+        count = f"{open_count} image{' is' if open_count == 1 else 's are'}"
+        return [f"The other {count} pre-annotated.", describe_submitting(types)]
     if has_preannotations(project):
-        return [f"All {project['tasks']} images are pre-annotated."]
+        return [f"All {project['tasks']} images are pre-annotated.", describe_submitting(types)]
     first_labels = describe_first_labels(
-        [control["type"] for control in project["controls"]],
+        types,
         settings.retrain_after,
         f"a pause of {settings.quiet_seconds:.0f} seconds",
     )
@@ -125,6 +141,7 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
     return [
         f"All {project['tasks']} images are embedded. The model cannot predict your labels yet. "
         f"{first_labels} Then every image is pre-annotated.",
+        describe_submitting(types),
         *([hint] if any(PROMPTS_HINT in text for text in advice) else []),
     ]
 

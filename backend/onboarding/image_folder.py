@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.errors import ImageError, UsageError
+from backend.onboarding.label_order import natural_sort_key, sort_label_names
 
 DUPLICATE_REASON = "duplicate of another file in the folder"
 ALREADY_IMPORTED_REASON = "already in the project"
@@ -87,7 +88,7 @@ def list_files(folder: Path) -> list[Path]:
     return [
         Path(parent) / name
         for parent, subfolders, names in _sorted_walk(os.walk(folder, onerror=raise_usage_error))
-        for name in sorted(names, key=_natural_key)
+        for name in sorted(names, key=natural_sort_key)
     ]
 
 
@@ -134,12 +135,12 @@ def detect_suffix(header: bytes) -> str:
 def subfolder_names(folder: Path, files: Sequence[Path]) -> list[str]:
     """Return the names of direct subfolders with files, which may serve as labels."""
     relative_paths = (path.relative_to(folder).parts for path in files)
-    return list(
-        dict.fromkeys(
+    return sort_label_names(
+        {
             path_parts[0]
             for path_parts in relative_paths
             if len(path_parts) > 1 and path_parts[0][0] != "."
-        )
+        }
     )
 
 
@@ -215,11 +216,5 @@ def _sorted_walk(
     walk: Iterator[tuple[str, list[str], list[str]]],
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     for parent, subfolders, names in walk:
-        subfolders.sort(key=_natural_key)
+        subfolders.sort(key=natural_sort_key)
         yield parent, subfolders, names
-
-
-def _natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a sort key by which 2 comes before 10."""
-    name_parts = re.split(r"(\d+)", name)
-    return [(int(p), "") if p.isdigit() and p.isascii() else (-1, p.lower()) for p in name_parts]

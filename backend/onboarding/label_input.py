@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from backend.domain import Label
 from backend.errors import UsageError
+from backend.onboarding.label_order import assign_hotkeys
 from backend.onboarding.labeling_job import LabelingJob
 
 INVALID_CHARACTERS = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -41,15 +42,17 @@ def parse_labels(text: str) -> list[Label]:
 
 
 def describe_job(job: LabelingJob, labels: Sequence[Label]) -> str:
-    """Describe a job and its labels in one line.
+    """Describe a job and its labels with their hotkeys in one line.
 
     Example:
         >>> labels = parse_labels("ripe = a red fruit, unripe, rotten")
         >>> describe_job(LabelingJob.SINGLE_CHOICE, labels)
-        'Job: one of many. Labels: ripe (a red fruit), unripe, rotten.'
+        'Job: one of many. Labels and their keys: ripe [1] (a red fruit), unripe [2], rotten [3].'
     """
+    hotkeys = assign_hotkeys([label.name for label in labels])
     described_labels = [
-        f"{label.name} ({label.hint})" if label.hint else label.name for label in labels
+        label.name + (f" [{key}]" if key else "") + (f" ({label.hint})" if label.hint else "")
+        for label, key in zip(labels, hotkeys, strict=True)
     ]
     remainder = (
         f", and {len(described_labels) - MAX_LISTED_LABELS} more"
@@ -57,7 +60,7 @@ def describe_job(job: LabelingJob, labels: Sequence[Label]) -> str:
         else ""
     )
     listed_labels = ", ".join(described_labels[:MAX_LISTED_LABELS])
-    return f"Job: {job.value.replace('-', ' ')}. Labels: {listed_labels}{remainder}."
+    return f"Job: {job.value.replace('-', ' ')}. Labels and their keys: {listed_labels}{remainder}."
 
 
 def _split_hints(segment: str, *, is_only_segment: bool) -> list[tuple[str, str]]:

@@ -96,8 +96,8 @@ JOB_QUESTIONS = (
     ),
 )
 JOB_INSTRUCTIONS = {
-    LabelingJob.BINARY: "Give each image one of the two labels. Each label has a hotkey.",
-    LabelingJob.SINGLE_CHOICE: "Give each image one label. The first ten labels have hotkeys.",
+    LabelingJob.BINARY: "Give each image one of the two labels: press its key, or click on it.",
+    LabelingJob.SINGLE_CHOICE: "Give each image one label: press its key, or click on it.",
     LabelingJob.MULTIPLE_CHOICE: "Give each image all labels that apply, or none.",
     LabelingJob.BOXES: "Draw a box around each object.",
     LabelingJob.POINTS: "Click on the center of each object.",

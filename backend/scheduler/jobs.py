@@ -76,7 +76,7 @@ class TryJob:
 
 @dataclass(frozen=True)
 class ChangeLabelJob:
-    """Change a label in Label Studio as a person asked. Result: number of changed annotations.
+    """Change a label in Label Studio as a person asked. Result: ids of the changed annotations.
 
     Attributes:
         project: id of the project.
@@ -84,6 +84,7 @@ class ChangeLabelJob:
         control: name of the control.
         given: the annotated label.
         suggested: the new label.
+        annotations: ids of the only annotations to change; all of the task if empty.
     """
 
     project: str
@@ -91,6 +92,7 @@ class ChangeLabelJob:
     control: str
     given: str
     suggested: str
+    annotations: tuple[int, ...] = ()
 
 
 ProjectJob = (

@@ -23,7 +23,8 @@ from backend.records import ProjectStatus
 from backend.runtime.connection import parse_created_at
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
-from backend.scheduler.jobs import ChangeLabelJob, TryJob
+from backend.scheduler.jobs import TryJob
+from backend.scheduler.label_decisions import LabelDecision, LabelDecisions
 from backend.scheduler.predict_requests import PredictRequestRunner
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.registration import Registration
@@ -37,12 +38,11 @@ from backend.scheduler.worker_pool import (
 )
 from backend.settings import COMPUTE_LOCAL, Settings
 from backend.store import wake
-from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import sweep_temporary_files
 from backend.store.label_answers import LabelAnswer, save_label_answer
 from backend.store.project_titles import title_notes
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
-from backend.store.queue_front import QueueFront, StoredLabelError
+from backend.store.queue_front import StoredLabelError
 from backend.store.versions import VersionStore
 
 log = logging.getLogger("prelabel")
@@ -251,34 +251,17 @@ class Service:
         result: JsonObject = response
         return result
 
-    async def confirm_label(self, id: str, error: StoredLabelError) -> None:
-        """Record that a label is right, so that it is not listed as a probable error again.
+    async def decide_label(self, id: str, decision: LabelDecision, error: StoredLabelError) -> None:
+        """Confirm or change a listed label, or undo the change.
 
         Raises:
-            NotFoundError: no project has this id, or the label is not listed.
-        """
-        self._project_state(id)
-        folder = self._projects.folder(id)
-        front = QueueFront(folder)
-        await asyncio.to_thread(front.find_label_error, error)
-        await asyncio.to_thread(ConfirmedLabels(folder).add, error)
-        await asyncio.to_thread(front.remove_label_error, error)
-
-    async def change_label(self, id: str, error: StoredLabelError) -> None:
-        """Change a listed label to the suggested one, in Label Studio.
-
-        Raises:
-            NotFoundError: no project has this id, or the label is not listed.
+            NotFoundError: no project has this id, or the label or its change is not listed.
             PrelabelError: the label could not be changed.
         """
         project_state = self._project_state(id)
-        front = QueueFront(self._projects.folder(id))
-        await asyncio.to_thread(front.find_label_error, error)
-        job = ChangeLabelJob(id, error.task, error.control, error.given, error.suggested)
-        async with self._prediction_workers.acquire() as worker:
-            await worker.run(job)
-        await asyncio.to_thread(front.remove_label_error, error)
-        self._wake_project(project_state, labels=1)
+        decisions = LabelDecisions(id, self._projects.folder(id), self._prediction_workers)
+        if await decisions.carry_out(decision, error):
+            self._wake_project(project_state, labels=1)
 
     async def promote(self, id: str, version: str, by: str, reason: str) -> None:
         """Make a version live, overriding the quality gate, and push its predictions.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
@@ -20,6 +19,7 @@ from backend.dashboard.security_headers import (
 )
 from backend.dashboard.values import ProjectSummary
 from backend.errors import NotFoundError, PrelabelError
+from backend.scheduler.label_decisions import LabelDecision
 from backend.scheduler.service import Service
 from backend.server.cross_origin import explain_form_refusal
 from backend.server.form_fields import read_label_answer
@@ -335,15 +335,18 @@ def _add_label_routes(app: FastAPI, routes: DashboardRoutes, service: Service) -
         request: Request,
         id: str,
         task: int,
-        action: Literal["right", "change"],
+        action: LabelDecision,
         control: str,
         given: str,
         suggested: str,
     ) -> Response:
         error = StoredLabelError(task, given, suggested, 0.0, "", control)
-        decide_label = service.change_label if action == "change" else service.confirm_label
         return await routes.submit_form(
-            request, id, action, "../../../", lambda project: decide_label(project, error)
+            request,
+            id,
+            action,
+            "../../../",
+            lambda project: service.decide_label(project, action, error),
         )
 
 

@@ -78,6 +78,11 @@ class StoredLabelError:
     why: str
     control: str = ""
 
+    @property
+    def identity(self) -> tuple[int, str, str, str]:
+        """What is the same for a label error in every label check."""
+        return self.task, self.control, self.given, self.suggested
+
 
 @dataclass(frozen=True)
 class StoredLabelErrors:
@@ -86,10 +91,12 @@ class StoredLabelErrors:
     Attributes:
         version: the live version at that time.
         suspects: probable label errors, the most likely first.
+        unchecked: sentences on the controls that could not be checked.
     """
 
     version: str = ""
     suspects: tuple[StoredLabelError, ...] = ()
+    unchecked: tuple[str, ...] = json_field((), optional=True)
 
 
 NO_LABEL_ERRORS = StoredLabelErrors()
@@ -141,12 +148,12 @@ class QueueFront:
         """
         confirmed = ConfirmedLabels(self._folder)
         with decision_lock(self._folder):
-            stored = set(map(_identity, self.label_errors().suspects))
-            decided = set(map(_identity, known.suspects)) - stored
+            stored = {suspect.identity for suspect in self.label_errors().suspects}
+            decided = {suspect.identity for suspect in known.suspects} - stored
             suspects = tuple(
                 suspect
                 for suspect in confirmed.without_confirmed(label_errors.suspects)
-                if _identity(suspect) not in decided
+                if suspect.identity not in decided
             )
             write_record(self._label_errors_file, replace(label_errors, suspects=suspects))
         return suspects
@@ -163,11 +170,22 @@ class QueueFront:
             NotFoundError: it is not listed any more.
         """
         for suspect in self.label_errors().suspects:
-            if _identity(suspect) == _identity(error):
+            if suspect.identity == error.identity:
                 return suspect
         raise NotFoundError(
             f"The label of task {error.task} is not listed any more: go back and reload the page."
         )
+
+    def add_label_error(self, error: StoredLabelError) -> None:
+        """List a label error again, the first of all, because a person undid the decision.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        with decision_lock(self._folder):
+            stored = self.label_errors()
+            others = (s for s in stored.suspects if s.identity != error.identity)
+            write_record(self._label_errors_file, replace(stored, suspects=(error, *others)))
 
     def remove_label_error(self, error: StoredLabelError) -> None:
         """Remove a label error that a person decided on.
@@ -177,7 +195,7 @@ class QueueFront:
         """
         with decision_lock(self._folder):
             stored = self.label_errors()
-            suspects = tuple(s for s in stored.suspects if _identity(s) != _identity(error))
+            suspects = tuple(s for s in stored.suspects if s.identity != error.identity)
             write_record(self._label_errors_file, replace(stored, suspects=suspects))
 
     def record_labeled(self, labeled: Iterable[int]) -> None:
@@ -246,8 +264,3 @@ class QueueFront:
         removable.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
         for _, file in removable[:excess]:
             remove_file(file)
-
-
-def _identity(error: StoredLabelError) -> tuple[int, str, str, str]:
-    """Return what is the same for a label error in every label check."""
-    return error.task, error.control, error.given, error.suggested

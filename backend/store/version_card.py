@@ -88,13 +88,22 @@ class VersionCard:
             version=self.version,
             audit=self.audit,
             estimate=self.estimate,
-            outlook=self.outlook,
+            outlook=self.displayed_outlook,
         )
 
     @property
     def is_quick(self) -> bool:
         """Whether the full training of its detectors follows."""
         return self.stage == "quick"
+
+    @property
+    def displayed_outlook(self) -> Outlook | None:
+        """The forecast; None if it is about another figure than the one that is displayed.
+
+        Early releases forecast the cross-validated accuracy although the audit set was measured.
+        """
+        is_displayed = self.outlook and self.outlook.is_audited == self.audit.is_conclusive
+        return self.outlook if is_displayed else None
 
     @property
     def has_hard_labels(self) -> bool:

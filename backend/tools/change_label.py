@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from backend.errors import UsageError
 from backend.label_studio.choice_edit import suggested_edit
 from backend.label_studio.json_values import read_objects
@@ -10,8 +12,13 @@ from backend.runtime.project_session import ProjectSession
 
 
 def change_label(
-    session: ProjectSession, task: int, control: str, given: str, suggested: str
-) -> int:
+    session: ProjectSession,
+    task: int,
+    control: str,
+    given: str,
+    suggested: str,
+    annotations: Collection[int] = (),
+) -> list[int]:
     """Replace a label in every annotation of a task that has it.
 
     Label Studio records the owner of the token as the user who updated the annotations.
@@ -22,9 +29,10 @@ def change_label(
         control: name of a control of choices.
         given: the annotated label.
         suggested: the new label; both as in a probable label error.
+        annotations: ids of the only annotations to change; all of the task if empty.
 
     Returns:
-        the number of changed annotations.
+        the ids of the changed annotations.
 
     Raises:
         UsageError: no annotation has this label any more, or the control has changed.
@@ -36,12 +44,14 @@ def change_label(
     edit = suggested_edit(served[control], given, suggested) if control in served else None
     if edit is None:
         raise UsageError(f"The label of task {task} can only be changed in Label Studio.")
-    changed_count = 0
+    changed_ids = []
     for annotation in client.task_annotations(task):
         result = edit.apply(read_objects(annotation, "result"))
-        if result is not None and not annotation.get("was_cancelled"):
-            client.update_annotation(int(annotation["id"]), result)
-            changed_count += 1
-    if not changed_count:
+        id = int(annotation["id"])
+        is_included = not annotations or id in annotations
+        if result is not None and is_included and not annotation.get("was_cancelled"):
+            client.update_annotation(id, result)
+            changed_ids.append(id)
+    if not changed_ids:
         raise UsageError(f"The label of task {task} has changed: open the task.")
-    return changed_count
+    return changed_ids

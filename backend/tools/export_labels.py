@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.callbacks import ProgressCallback
-from backend.errors import ImageError, NotFoundError
+from backend.errors import ImageError, NotFoundError, UsageError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.labeling_config import read_config
 from backend.runtime.connection import parse_created_at
@@ -18,11 +18,16 @@ from backend.store.projects import ProjectRecord, ProjectStore
 from backend.store.servers import is_same_server
 from backend.tools.dataset.export_formats import make_writer
 from backend.tools.dataset.image_files import ExportImages
-from backend.tools.dataset.labels import Dataset
+from backend.tools.dataset.labels import PREDICTED_SPLIT, Dataset
 from backend.tools.dataset.read_dataset import read_dataset
 from backend.tools.dataset.tables import write_image_table
 from backend.tools.dataset.writer import DatasetWriter
 from backend.tools.output_folder import check_empty_folder, write_output_folder
+
+NO_CHOICES_MESSAGE = (
+    "--predictions exports choices, and the labeling config has none. `prelabel predict` predicts "
+    "boxes and points of image files."
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class ExportedLabels:
         is_val_audit: the split ``val`` is the audit set.
         left_out: number of things that are not exported, by reason.
         unreadable: task → why its image is left out.
+        predicted: number of open tasks with a prediction.
     """
 
     folder: Path
@@ -48,6 +54,7 @@ class ExportedLabels:
     is_val_audit: bool
     left_out: Mapping[str, int]
     unreadable: Mapping[int, str]
+    predicted: int = 0
 
 
 def find_unconnected_project(settings: Settings, project: str) -> ProjectRecord:
@@ -76,6 +83,8 @@ def export_labels(
     with_images: bool,
     folder: Path | None,
     progress: ProgressCallback,
+    *,
+    with_predictions: bool = False,
 ) -> ExportedLabels:
     """Export the labels of a project, as training sees them and with accepted predictions.
 
@@ -85,11 +94,12 @@ def export_labels(
         with_images: include the images; ``folders`` always has them.
         folder: new or empty; named after project and format when not given.
         progress: receives the number of finished and of all images.
+        with_predictions: include the choices that the live version predicts for open tasks.
 
     Raises:
-        UsageError: the folder is not empty.
+        UsageError: the folder is not empty, or the project has no predicted choices.
         ConfigError: the labeling config has nothing that the format holds.
-        NotFoundError: no task is labeled.
+        NotFoundError: no task is labeled, or there is no live version.
         ImageError: no image can be read.
         LabelStudioError: Label Studio refused a request or cannot be reached.
         StoreError: the folder cannot be written.
@@ -98,8 +108,13 @@ def export_labels(
     check_empty_folder(output_folder)
     project = session.connection.client.get_project(session.number)
     config = read_config(str(project.get("label_config") or ""))
-    writer = make_writer(format_name, config.controls)
-    dataset = read_dataset(session, config, str(project.get("title") or ""), writer.controls)
+    version = _live_version(session) if with_predictions else ""
+    controls = [c for c in config.controls if c.is_choices] if version else config.controls
+    if not controls and version:
+        raise UsageError(NO_CHOICES_MESSAGE)
+    writer = make_writer(format_name, controls)
+    title = str(project.get("title") or "")
+    dataset = read_dataset(session, config, title, writer.controls, version)
     if not dataset.images:
         raise NotFoundError(
             f"No task of project {session.number} has labels for {writer.title} yet: label a few "
@@ -108,6 +123,16 @@ def export_labels(
     export = _DatasetExport(session, writer, dataset, with_images or writer.needs_files, progress)
     files = write_output_folder(output_folder, export.write_files)
     return export.summarize(output_folder, files)
+
+
+def _live_version(session: ProjectSession) -> str:
+    version = session.versions.live()
+    if version is None:
+        raise NotFoundError(
+            f"Project {session.number} has no live version that predicts: connect it and label a "
+            "few images first."
+        )
+    return version
 
 
 class _DatasetExport:
@@ -154,7 +179,7 @@ class _DatasetExport:
     def summarize(self, folder: Path, files: tuple[str, ...]) -> ExportedLabels:
         """Return what was written."""
         images = self._dataset.images
-        tasks = {image.task.id: image.task for image in images}
+        tasks = {image.task.id: image.task for image in images if image.split != PREDICTED_SPLIT}
         return ExportedLabels(
             folder,
             files,
@@ -164,4 +189,5 @@ class _DatasetExport:
             self._dataset.is_val_audit,
             self._dataset.left_out,
             self._unreadable,
+            len({image.task.id for image in images} - tasks.keys()),
         )

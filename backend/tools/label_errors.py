@@ -36,6 +36,20 @@ from backend.vision.detection.trained_detector import Detector
 MAX_SHOWN_SUSPECTS = 50
 """Maximum number of label errors listed in Label Studio; each needs an API request."""
 
+TOO_FEW_CHOICES = (
+    "There are too few labels to look for errors: two labels with "
+    f"{label_errors.MIN_LABEL_EXAMPLES} examples each are needed."
+)
+TOO_FEW_REGIONS = (
+    "There are too few labels to look for errors: "
+    f"{label_errors.MIN_DETECTOR_IMAGES} labeled images are needed."
+)
+NOT_TRAINED = "Labels are checked once a version is trained on them."
+NOTHING_TO_COMPARE = (
+    "No label can be checked yet, because all labeled images were used to train the first version: "
+    "label a few more."
+)
+
 
 class LabelErrorFinder:
     """Finds probable label errors of one project, without changing a label.
@@ -45,15 +59,18 @@ class LabelErrorFinder:
 
     Attributes:
         labeled_count: number of labeled tasks in the last search.
+        unchecked: sentences on the controls that the last search could not check.
     """
 
     labeled_count = 0
+    unchecked: tuple[str, ...] = ()
 
     def __init__(self, session: ProjectSession) -> None:
         self._session = session
         self._connection: Connection = session.connection
         self._live_version = session.versions.live() or ""
         self._changed_tasks: set[int] = set()
+        self._unchecked_texts: dict[str, str] = {}
 
     def find_label_errors(self) -> list[LabelErrorCandidate]:
         """Return all probable label errors, worst first, and list the worst in Label Studio."""
@@ -62,6 +79,7 @@ class LabelErrorFinder:
         known = front.label_errors()  # before the labels are read, see save_label_errors
         observation = observe(self._connection, folder, fetch_fingerprint(self._connection))
         self.labeled_count = len(observation.labeled)
+        self._unchecked_texts.clear()
         encoder = self._session.live_encoder()
         embeddings = self._session.embedder(encoder).embed(
             image_sources(observation.tasks, observation.config.controls)
@@ -73,11 +91,12 @@ class LabelErrorFinder:
             for s in self._control_suspects(control, fit, observation)
         ]
         label_errors.sort(key=lambda suspect: suspect.quality)
+        self.unchecked = _name_controls(self._unchecked_texts, observation.config.controls)
         by_record = {
             StoredLabelError(s.task, s.given, s.suggested, s.quality, s.why, s.control): s
             for s in label_errors
         }
-        found = StoredLabelErrors(self._live_version, tuple(by_record))
+        found = StoredLabelErrors(self._live_version, tuple(by_record), self.unchecked)
         label_errors = [by_record[record] for record in front.save_label_errors(found, known)]
         self._publish(label_errors[:MAX_SHOWN_SUSPECTS], observation, fit.live_model, embeddings)
         thumbnail_tasks = {suspect.task for suspect in label_errors[:MAX_LABEL_ERROR_THUMBNAILS]}
@@ -106,9 +125,19 @@ class LabelErrorFinder:
     def _choice_suspects(self, control: Control, fit: ModelTrainer) -> list[LabelErrorCandidate]:
         """Check training labels by cross-validation, and audit labels with the live head."""
         head = fit.live_model.heads.get(control.name)
-        if head is None or head.labels != control.label_names:
-            return []
         examples = fit.examples(control)
+        targets = target_matrix(control, examples)
+        can_check = (
+            label_errors.can_check_choice_sets(targets)
+            if control.multiple
+            else label_errors.can_check_choices(targets.argmax(axis=1).tolist())
+        )
+        if not can_check:
+            self._unchecked_texts[control.name] = TOO_FEW_CHOICES
+            return []
+        if head is None or head.labels != control.label_names:
+            self._unchecked_texts[control.name] = NOT_TRAINED
+            return []
         rows, probabilities = fit.cross_validate(control, head)
         audit = np.flatnonzero(examples.audit_mask)
         if len(audit):
@@ -121,7 +150,7 @@ class LabelErrorFinder:
             )
         tasks, label_targets = (
             [examples.task_ids[i] for i in rows],
-            target_matrix(control, examples)[rows],
+            targets[rows],
         )
         if control.multiple:
             return label_errors.find_multi_label_errors(
@@ -140,9 +169,13 @@ class LabelErrorFinder:
         The training images of the first detector cannot be checked.
         """
         detector = fit.live_model.detectors.get(control.name)
-        if detector is None or not detector.class_mapping.learned:
-            return []
         samples = fit.samples(control)
+        if len(samples) < label_errors.MIN_DETECTOR_IMAGES:
+            self._unchecked_texts[control.name] = TOO_FEW_REGIONS
+            return []
+        if detector is None or not detector.class_mapping.learned:
+            self._unchecked_texts[control.name] = NOT_TRAINED
+            return []
         learned_tasks = self._training_tasks(
             control, {sample.task_id for sample in samples if sample.is_audit}
         )
@@ -163,6 +196,8 @@ class LabelErrorFinder:
             tasks_by_version,
             lambda version: self._session.model(version).detectors.get(control.name),
         )
+        if not tasks:
+            self._unchecked_texts[control.name] = NOTHING_TO_COMPARE
         return label_errors.find_region_errors(
             tasks, control.name, control.label_names, evaluated_images
         )
@@ -244,6 +279,13 @@ class LabelErrorFinder:
         else:
             row = format_prediction(prediction, controls, self._live_version)
             self._connection.client.add_prediction(row | fields)
+
+
+def _name_controls(texts: Mapping[str, str], controls: Sequence[Control]) -> tuple[str, ...]:
+    """Return the texts, with the name of the control if there are several."""
+    if len(controls) == 1:
+        return tuple(texts.values())
+    return tuple(f"{control}: {text}" for control, text in texts.items())
 
 
 def detect_out_of_sample(

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from backend.loop.round_memory import RoundMemory
 
 log = logging.getLogger("prelabel")
-JobResult = JsonObject | int | None
+JobResult = JsonObject | list[int] | int | None
 SendHeader = Callable[[JsonObject], None]
 
 
@@ -174,10 +174,12 @@ class JobRunner:
 
         preload_live_version(self._session(job))
 
-    def _change_label(self, job: ChangeLabelJob) -> int:
+    def _change_label(self, job: ChangeLabelJob) -> list[int]:
         from backend.tools.change_label import change_label
 
-        return change_label(self._session(job), job.task, job.control, job.given, job.suggested)
+        return change_label(
+            self._session(job), job.task, job.control, job.given, job.suggested, job.annotations
+        )
 
     def _try_image(self, job: TryJob, content: bytes) -> JsonObject:
         from backend.worker.try_image import predict_upload

@@ -385,7 +385,7 @@ def test_the_questions_in_the_readme_are_asked_and_lead_to_a_project(
     ):
         terminal.wait_for(question)
         terminal.type(f"{answer}\n")
-    terminal.wait_for("Labels: wilting (brown, hanging leaves), healthy.")
+    terminal.wait_for("Labels and their keys: wilting [1] (brown, hanging leaves), healthy [2].")
     terminal.wait_for("4 images imported")
     terminal.wait_for("Label a few images of each kind.")
     terminal.type("\x03")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.records import USED_LABELS_TEXT
 from tests.support.harness import BackendServer, Json, LabelStudioUser, MakeBackend, wait_until
 
 
@@ -120,7 +121,7 @@ def test_start_training(
     trained = backend.wait_for_round(project, 1, version=before)
     assert trained["labels"] == 1
     lab.start_training(connection)
-    sentence = f"No new labels: {trained['version']} is trained on all of them."
+    sentence = f"No new labels: {trained['version']} {USED_LABELS_TEXT}"
     wait_until("it says why again", lambda: detail() == sentence)
 
 

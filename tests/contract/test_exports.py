@@ -14,7 +14,9 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.local_server import LabelStudioServer
 from backend.learning.audit import is_audit
 from backend.store.projects import ProjectStore
+from backend.store.versions import VersionStore
 from tests.support.cli import json_output, run_prelabel
+from tests.support.dashboard_homes import make_card
 from tests.support.harness import CHOICES_CONFIG, Json, LabelStudioUser, make_data_uri, make_png
 from tests.support.image_files import encode_image
 
@@ -222,6 +224,58 @@ def test_choices_come_as_a_table_and_as_class_folders(
     assert {place.name for place in (folder / "val").iterdir()} == {"red", "blue"}
     (picture,) = folder.glob(f"*/red/{names[0]}")
     assert picture.read_bytes() == make_png("red", 0)
+
+
+def test_images_are_sorted_as_the_live_version_predicts_them(
+    lab: LabelStudioUser, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The first task is labeled, the last one has no prediction of the live version."""
+    project = lab.create_project(title="sorted by the model")
+    tasks = lab.import_colours(project, 2)
+    lab.submit_annotation(tasks[0])
+    command = ("--project", project, "--predictions", "--data")
+    arguments = [str(one) for one in ("export", *command, "csv")]
+    early = run_prelabel(*arguments, **environment)
+    assert (early.returncode, "has no live version" in early.stderr) == (1, True)
+
+    store = ProjectStore(tmp_path / "home")
+    url, token = environment["LABEL_STUDIO_URL"], environment["LABEL_STUDIO_API_KEY"]
+    record = store.register(url, project, token=token)
+    versions = VersionStore(store.folder(record.id))
+    card = make_card(0, 10)
+    versions.save(card, {}, lambda folder: None)
+    versions.promote(card.version, by="the loop", reason="The first.")
+    rows = [
+        {
+            "task": task,
+            "result": [{**lab.make_choice_region([lab.true_labels[task]]), "score": 0.75}],
+            "score": 0.5,
+            "model_version": version,
+        }
+        for task, version in zip(tasks, (*[card.version] * 3, "v9-other"), strict=True)
+    ]
+    lab.request("POST", f"/api/projects/{project}/import/predictions", json=rows)
+
+    told = export(environment, *command, "csv", "--output", tmp_path / "csv")
+    assert (told["labels"], told["predicted"]) == (1, 2)
+    assert told["left_out"] == {f"open task without a prediction of {card.version}": 1}
+    labels = [lab.true_labels[task] for task in tasks]
+    table = read_table(tmp_path / "csv" / "colour.csv")
+    assert [
+        (int(row["task"]), row["label"], row["source"], row["confidence"]) for row in table
+    ] == [
+        (tasks[0], labels[0], "annotation", ""),
+        (tasks[1], labels[1], "prediction", "0.75"),
+        (tasks[2], labels[2], "prediction", "0.75"),
+    ]
+    folder = tmp_path / "folders"
+    export(environment, *command, "folders", "--output", folder)
+    for task, label in zip(tasks[1:3], labels[1:3], strict=True):
+        assert (folder / "predicted" / label / f"task-{task}.png").exists()
+    assert len(list(folder.glob("train/*/*.png"))) == 1
+
+    refused = run_prelabel("export", str(project), "--data", "coco", "--predictions", **environment)
+    assert (refused.returncode, "--data csv or --data folders" in refused.stderr) == (2, True)
 
 
 def test_what_a_format_cannot_hold_is_one_sentence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -169,7 +170,7 @@ def test_without_a_backend_the_next_serve_connects_the_project(
     told = json_output(done)
     assert (told["title"], told["connected"]) == ("Später", False)
     assert f"prelabel serve --port {backend.port}" in done.stderr
-    assert "Job: points. Labels: a \"b\" (says 'c')" in done.stderr
+    assert "Job: points. Labels and their keys: a \"b\" [1] (says 'c')" in done.stderr
     other = ("init", str(photos), "--job", "boxes", "--backend", backend.url)
     refused = run_prelabel(*other, **backend.environment)
     assert (refused.returncode, "another labeling config" in refused.stderr) == (2, True)
@@ -228,7 +229,7 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     terminal.wait_for("Labels of whole images are enough")
     terminal.wait_for("[blue, red]")  # the subfolders are labels already
     terminal.type("\n")
-    terminal.wait_for("Job: binary. Labels: blue, red.")
+    terminal.wait_for("Job: binary. Labels and their keys: blue [1], red [2].")
     terminal.wait_for("60 images imported")
     terminal.wait_for("1 × not an image (phone.heic)")
     terminal.wait_for(f"No backend runs at {backend.url}. Start it here")
@@ -404,6 +405,29 @@ def test_existing_labels_are_imported_once(
             keeps_settings=False,
         )
         assert lab.fetch_project(number)["model_version"] == shown
+
+
+def test_folders_named_by_numbers_have_their_keys_in_label_studio(
+    lab: LabelStudioUser, studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "dice"
+    for number, name in enumerate(("four", "one", "three")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.png").write_bytes(make_png("red", number))
+    command = ("init", str(folder), "--import-labels", "annotations", "--backend")
+    env = environment(studio, tmp_path / "home")
+    done = run_prelabel(*command, "http://127.0.0.1:9", "--json", **env)
+    assert "Labels and their keys: one [1], three [3], four [4]." in done.stderr
+    told = json_output(done)
+    tasks_page = f"{studio.url}/projects/{told['project']}/data"
+    assert told["url"] == tasks_page, "the queue is empty"
+    assert f"Every image is labeled. See them here: {tasks_page}" in done.stderr
+    config = lab.fetch_project(told["project"])["label_config"]
+    assert re.findall(r'value="(\w+)" hotkey="(\d)"', config) == [
+        ("one", "1"),
+        ("three", "3"),
+        ("four", "4"),
+    ]
 
 
 def test_label_studio_makes_a_project_of_every_ready_config_and_of_300_labels(

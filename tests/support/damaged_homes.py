@@ -29,6 +29,7 @@ from backend.store.audit_predictions import (
 from backend.store.captures import Capture, CaptureStore
 from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.drift_reference import save_reference
+from backend.store.label_changes import LabelChange, LabelChanges
 from backend.store.label_examples import LabelExample, LabelExamples, save_label_examples
 from backend.store.label_tab import save_labeling_path
 from backend.store.projects import ProjectStore, save_outcome
@@ -111,6 +112,7 @@ def _write_round_files(folder: Path) -> None:
     suspect = StoredLabelError(7, "healthy", "dead", 0.08, "wrong label", "plant")
     front.save_label_errors(StoredLabelErrors(LIVE, (suspect,)))
     ConfirmedLabels(folder).add(suspect)
+    LabelChanges(folder).add(LabelChange(suspect, (3,)))
     example = LabelExample(5, ((0.1, 0.1, 0.2, 0.2),))
     save_label_examples(LabelExamples({"plant": {"dead": (example,)}}), folder)
     control = ControlStatus(name="plant", type="Choices", labels=("healthy", "dead"))

@@ -165,7 +165,7 @@ def make_card(number: int, labels: int, promoted: bool = True, **overrides: Any)
     return replace(from_json(VersionCard, row), **overrides)
 
 
-CONTROL_DESCRIPTIONS = [
+CONTROL_DESCRIPTIONS: list[Json] = [
     {"name": "plant", "type": "Choices", "choice": "single", "labels": PLANT_LABELS},
     {"name": "leaves", "type": "RectangleLabels", "labels": ["leaf"], "smart": True},
 ]

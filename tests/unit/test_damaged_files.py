@@ -282,7 +282,7 @@ SERVER_FILES = {
     "everything else": [
         "summary.json", "queue.json", "suspects.json", "unsure.json", "label_times.json",
         "label_times.json.backup", "annotation_times.json", "annotation_times.json.backup",
-        "label_tab.json", "label_examples.json",
+        "label_tab.json", "label_examples.json", "label_changes.json",
         "confirmed_labels.json", "confirmed_labels.json.backup",
         f"versions/{LIVE}/audit_predictions.json", "labeled_from_queue.json",
         "labeled_from_queue.json.backup", "acceptance.json", "acceptance.json.backup",

@@ -36,9 +36,10 @@ from backend.store.audit_predictions import (
 from backend.store.captures import CaptureStore
 from backend.store.confirmed_labels import ConfirmedLabels
 from backend.store.files import write_json
+from backend.store.label_changes import MAX_LABEL_CHANGES, LabelChange, LabelChanges
 from backend.store.label_examples import LabelExample, LabelExamples, save_label_examples
 from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
-from backend.store.queue_front import QueueFront, StoredLabelError
+from backend.store.queue_front import QueueFront, StoredLabelError, StoredLabelErrors
 from backend.store.smart_tool_answer import save_answer
 from backend.store.versions import VersionStore
 from tests.support.dashboard_client import SERVER, page, served, text
@@ -65,7 +66,7 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     for wanted in (
         "That version is live.",
         "healthy predicted as wilting 2 times",
-        "About 92 of 100 images are predicted correctly",
+        "19 of 21 audit images are predicted correctly. They were selected at random",
         "epoch 4 of 10",
         "180 of 600",
         "Auto-accepted 12",
@@ -78,7 +79,7 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
         "healthy predicted as wilting",
         "(nothing)",
         "Counting error: 12% of the objects (5% to 19%)",
-        "wrong label: healthy , perhaps wilting (92%)",
+        "Check: labeled healthy , the model predicts wilting",
         "2 waiting for import, 1 imported as tasks.",
         "v5-0123abcd is newer and not live. Held back: it is worse.",
         "Roll back to v3-0123abcd",
@@ -98,6 +99,37 @@ def test_a_choice_that_was_set_back_is_said(tmp_path: Path) -> None:
     assert "were changed to Sequential sampling. Prelabel set them back" in told
     hostile = page(tmp_path, make_project_status(settings_reset={"model_version": HOSTILE}))
     assert "<script>alert" not in hostile
+
+
+def test_people_are_told_to_only_submit_a_right_suggestion(tmp_path: Path) -> None:
+    """The key of a suggested choice toggles it, so that an empty annotation is submitted."""
+    head = "only submit it with Ctrl+Enter (Cmd+Enter on a Mac). Pressing its own key turns it off."
+    told = text(page(tmp_path, make_full_home(tmp_path)))
+    assert head not in told, "none of the controls predicts anything yet"
+    predicting = [{**row, "kind": "linear head"} for row in CONTROL_DESCRIPTIONS]
+    told = text(page(tmp_path, make_project_status(controls=predicting)))
+    assert told.index("Label in Label Studio") < told.index(head) < told.index("Accuracy")
+    boxes = text(page(tmp_path, make_project_status(controls=predicting[1:])))
+    assert "If the suggestions are right, only submit them with Ctrl+Enter" in boxes
+    assert "turns it off" not in boxes
+
+
+def test_a_project_without_open_images_leads_to_what_comes_next(tmp_path: Path) -> None:
+    predicting = [{**row, "kind": "linear head"} for row in CONTROL_DESCRIPTIONS]
+    shown = make_project_status(tasks=60, labels=60, controls=predicting)
+    html = page(tmp_path, shown)
+    told = text(html)
+    assert "Label in Label Studio" not in told, "its queue is empty"
+    assert f'class="button" href="{SERVER}/projects/1/data"' in html
+    assert "Every image is labeled. Next, add images to the project, see the labels" in told
+    assert "`" not in told, "that is for the terminal"
+    assert "only submit" not in told
+    held = {"version": "v2-0a", "reason": "It is worse."}
+    told = text(page(tmp_path, replace(shown, held=HeldVersion(**held))))
+    assert "Keep labeling" not in told
+    partly = text(page(tmp_path, replace(shown, labels=59)))
+    assert "Label in Label Studio" in partly
+    assert "Keep labeling: the most informative image is next." in partly
 
 
 def test_requested_predictions_are_no_idleness(tmp_path: Path) -> None:
@@ -428,9 +460,11 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         (
             IntervalEstimate(100, 0.87, 0.79, 0.92),
             "87%",
-            "About 87 of 100 images are predicted correctly. The true figure is between 79",
+            "87 of 100 audit images are predicted correctly. They were selected at random and are "
+            "never used for training. The true figure is between 79% and 92% with",
         ),
         (IntervalEstimate(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
+        (IntervalEstimate(12, 1.0, 0.7575, 1.0), "100%", "12 of 12 audit images are predicted"),
         (
             IntervalEstimate(3, 1.0, 0.4, 1.0),
             "too early to tell",
@@ -445,7 +479,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         (
             IntervalEstimate(50, 0.81, 0.7, 0.9, "F1"),
             "F1 81%",
-            "finds all objects and nothing else. The true figure is between 70% and 90%",
+            "finds all objects and nothing else. It is measured on 50 audit images.",
         ),
     ],
 )
@@ -490,6 +524,47 @@ def test_an_estimate_is_called_too_low_only_where_the_queue_chose_the_labels(
     queued, _ = show_early_version(tmp_path / "queued", uncertain_labels=20)
     assert "because they are difficult" not in imported
     assert "Most of them were selected because they are difficult" in queued
+
+
+ALL_CORRECT = IntervalEstimate(12, 1.0, 0.7575, 1.0)
+
+
+def accuracy_values(html: str) -> list[str]:
+    """Return the percentages in the panel of the accuracy and in that of the curve, unfolded."""
+    unfolded = re.sub(r"<details.*?</details>", "", html, flags=re.DOTALL)
+    panels = unfolded[unfolded.index('id="h-figure"') : unfolded.index('id="h-queue"')]
+    round_panel = unfolded[unfolded.index('id="h-round"') : unfolded.index('id="notify"')]
+    return re.findall(r"\d+%", text(panels.replace(round_panel, "")))
+
+
+@pytest.mark.parametrize("source", ["audit set", "cross-validation"])
+def test_a_page_has_one_accuracy_with_its_interval(tmp_path: Path, source: str) -> None:
+    """Versions of early releases have a forecast of the cross-validated accuracy."""
+    status = make_full_home(tmp_path, versions=1)
+    versions = VersionStore(tmp_path / "projects" / "1")
+    points = (CurvePrediction(40, 0.83, 0.7, 0.9), CurvePrediction(120, 0.84, 0.72, 0.91))
+    ahead = Outlook("90% is not within reach.", curve=points, source="cross-validation")
+    reached = Outlook("The accuracy has reached the goal of 99%.", curve=(), source="audit set")
+    for number in (7, 8, 9):
+        card = make_card(
+            number,
+            10 * number,
+            audit=ALL_CORRECT if number == 9 else FEW_IMAGES,
+            estimate=replace(CROSS_VALIDATED, value=0.83),
+            outlook=reached if source == "audit set" else ahead,
+        )
+        versions.save(card, {}, lambda folder: None)
+    html = page(tmp_path, replace(status, version=card.version, controls=()))
+    assert "12 of 12 audit images are predicted correctly" in text(html)
+    assert "of 100 images" not in html
+    assert "not within reach" not in html
+    goal = ["99%"] if source == "audit set" else []
+    #      headline, interval,      explained interval, confidence
+    assert accuracy_values(html) == ["100%", "76%", "100%", "76%", "100%", "95%", *goal]
+    (details,) = re.findall(
+        "<summary>Details</summary>(.*?)</details>", html[: html.index("h-round")]
+    )
+    assert "Estimated by cross-validation: 83% (65% to 90%), on 40 labeled images." in details
 
 
 def row(labels: int, n: int, value: float | None) -> VersionRow:
@@ -770,6 +845,64 @@ def test_a_label_that_cannot_be_written_stays_listed(
 
     served(tmp_path, ask)
     assert "suspects/7/change" in page(tmp_path, shown)
+
+
+def test_an_undone_change_is_listed_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = make_full_home(tmp_path)
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    folder = tmp_path / "projects" / "1"
+    (suspect,) = QueueFront(folder).label_errors().suspects
+    assert "Changed here" not in page(tmp_path, shown)
+    changes = LabelChanges(folder)
+    for task in range(100, 100 + MAX_LABEL_CHANGES):
+        changes.add(LabelChange(replace(suspect, task=task), (1,)))
+    changes.add(LabelChange(suspect, (3, 4)))
+    assert [change.error.task for change in changes.all()] == [*range(101, 110), 7], "the last"
+    html = page(tmp_path, shown)
+    assert "healthy changed to wilting" in " ".join(text(html).split())
+    form = "../projects/1/suspects/7/undo?control=plant&amp;given=healthy&amp;suggested=wilting"
+    assert html.count(f'action="{form}"') == 1
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        ours = {"origin": "http://127.0.0.1"}
+        path = f"/projects/1/suspects/7/undo?{SUSPECT}"
+        assert (await client.post(path)).status_code == 403
+        unknown = path.replace("suspects/7", "suspects/8")
+        assert (await client.post(unknown, headers=ours)).status_code == 404
+        failed = await client.post(path, headers=ours)
+        assert failed.status_code == 409, "Label Studio is away"
+
+    served(tmp_path, ask)
+    assert changes.find(suspect).annotations == (3, 4), "it can be undone later"
+    QueueFront(folder).remove_label_error(suspect)
+    QueueFront(folder).add_label_error(suspect)
+    QueueFront(folder).add_label_error(suspect)
+    assert QueueFront(folder).label_errors().suspects == (suspect,)
+    (folder / "label_changes.json").write_text("damaged")
+    assert "Changed here" not in page(tmp_path, shown)
+
+
+def test_labels_that_were_not_checked_are_not_called_right(tmp_path: Path) -> None:
+    shown = make_full_home(tmp_path)
+    front = QueueFront(tmp_path / "projects" / "1")
+
+    def told() -> str:
+        html = page(tmp_path, shown)
+        return text(html[html.index('id="h-suspects"') : html.index('id="try"')])
+
+    assert "%" not in told()
+    assert "wrong" not in told(), "a label to check may be right"
+    front.save_label_errors(StoredLabelErrors())
+    assert "checked about half a minute after a newly" in told()
+    assert "No label to check was found" not in told()
+    front.save_label_errors(StoredLabelErrors("v1", (), ("There are too few labels.",)))
+    assert "There are too few labels." in told()
+    assert "No label to check was found" not in told()
+    front.save_label_errors(StoredLabelErrors("v1"))
+    assert "No label to check was found" in told()
 
 
 CHOICE = {"from_name": "plant", "to_name": "image", "type": "choices", "id": "a"}

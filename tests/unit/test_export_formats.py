@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,35 @@ def test_class_folders_have_safe_names_and_the_same_classes_in_both_splits(tmp_p
     folders = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
     assert folders == {"train/dog_wolf", "val/dog_wolf"}
     assert read_rows(tmp_path / "classes.csv") == [["folder", "label"], ["dog_wolf", "dog/wolf"]]
+
+
+def test_predicted_images_are_apart_from_labeled_ones(tmp_path: Path) -> None:
+    labeled = make_image(make_task(5, choices={"kind": LabelSet({"cat"})}))
+    predicted = make_image(
+        make_task(6, choices={"kind": LabelSet({"dog/wolf"}), "tags": LabelSet({"task"})}),
+        split="predicted",
+        confidence={"kind": 0.82},
+    )
+    dataset = replace(make_dataset([CHOICE, TAGS], labeled, predicted), has_sources=True)
+    write("csv", tmp_path, dataset)
+    write_image_table(tmp_path, dataset)
+    assert read_rows(tmp_path / "kind.csv") == [
+        ["file_name", "task", "split", "label", "source", "confidence"],
+        ["5.png", "5", "train", "cat", "annotation", ""],
+        ["6.png", "6", "predicted", "dog/wolf", "prediction", "0.82"],
+    ]
+    header, *_ = read_rows(tmp_path / "tags.csv")
+    assert header[3:] == ["source", "confidence", "cat", "dog/wolf", "label task"]
+    assert [row[-1] for row in read_rows(tmp_path / "images.csv")] == [
+        "source",
+        "annotation",
+        "prediction",
+    ]
+    writer = make_writer("folders", [CHOICE, TAGS])
+    assert writer.image_places(predicted) == [Path("predicted/dog_wolf/6.png")]
+    writer.write_labels(tmp_path, dataset)
+    assert {path.name for path in (tmp_path / "train").iterdir()} == {"cat"}, "no empty class"
+    assert [row[1] for row in read_rows(tmp_path / "classes.csv")[1:]] == ["cat", "dog/wolf"]
 
 
 def test_several_choices_have_class_folders_of_their_own() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import doctest
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from backend.estimate import IntervalEstimate
 from backend.learning import learning_curve
+from backend.learning.intervals import proportion_estimate
 from backend.learning.learning_curve import CurvePoint, LabelMisses
 
 
@@ -19,6 +22,16 @@ def curve(seed: int = 0, a: float = 0.05, b: float = 1.5, c: float = 0.5, n: int
     errors = [a + b * k**-c for k in labels]
     points = [CurvePoint(k, rng.binomial(n, e) / n, n) for k, e in zip(labels, errors, strict=True)]
     return learning_curve.fit_learning_curve(points, rng)
+
+
+def measured(value: float, n: int = 2000, metric: str = "accuracy") -> IntervalEstimate:
+    """Return a figure that is measured on many images."""
+    return replace(proportion_estimate(round(value * n), n), metric=metric)
+
+
+def fitted(curve: learning_curve.LearningCurve) -> IntervalEstimate:
+    """Return a measured figure that is on the curve."""
+    return measured(1 - curve.predict_error(curve.label_count)[0])
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
@@ -60,7 +73,7 @@ def test_too_few_points_and_errors_that_grow_give_no_forecast() -> None:
     )
     rising = [CurvePoint(10, 0.1, 500), CurvePoint(20, 0.2, 500), CurvePoint(30, 0.3, 500)]
     assert learning_curve.fit_learning_curve(rising, rng) is None
-    assert learning_curve.describe_forecast(None, 0.9, 500) == ""
+    assert learning_curve.describe_forecast(None, measured(0.7), 0.9, 500) == ""
     assert not learning_curve.should_stop_labeling(None, 1.0)
 
 
@@ -82,10 +95,10 @@ def test_a_plateau_gives_a_flat_curve_with_a_band_and_a_stop_hint() -> None:
     middle, low, high = np.mean([curve.predict_error(900) for curve in known], axis=0)
     assert low < middle <= 0.03 < high
     exact = learning_curve.fit_learning_curve(
-        [CurvePoint(k, 0.03, 150) for k in (200, 400, 600)], np.random.default_rng(0)
+        [CurvePoint(k, 0.03, 3000) for k in (200, 400, 600)], np.random.default_rng(0)
     )
     assert exact is not None
-    assert "not within reach" in learning_curve.describe_forecast(exact, 0.99, 500)
+    assert "not within reach" in learning_curve.describe_forecast(exact, measured(0.97), 0.99, 500)
 
 
 def test_no_error_on_few_images_is_not_certainty() -> None:
@@ -111,10 +124,10 @@ def test_no_stop_hint_on_a_steep_curve_or_unstable_versions() -> None:
 def test_the_forecast_names_labels_and_target_accuracy() -> None:
     found = curve(1, n=5000)
     assert isinstance(found, learning_curve.LearningCurve)
-    sentence = learning_curve.describe_forecast(found, 0.85, 500)
+    sentence = learning_curve.describe_forecast(found, measured(0.8), 0.82, 500)
     assert "more labels" in sentence
-    assert "85%" in sentence
-    assert "not within reach" in learning_curve.describe_forecast(found, 0.99, 500)
+    assert "the accuracy from 80% to 82%" in sentence
+    assert "not within reach" in learning_curve.describe_forecast(found, measured(0.8), 0.99, 500)
 
 
 def project(c: float) -> learning_curve.LearningCurve:
@@ -170,7 +183,7 @@ def test_a_forecast_requests_at_least_one_label_and_no_more_than_there_are_image
         return
     for open_images in (0, 1, 7, 40, 1000):
         for goal in learning_goals(found):
-            sentence = learning_curve.describe_forecast(found, goal, open_images)
+            sentence = learning_curve.describe_forecast(found, fitted(found), goal, open_images)
             assert bool(sentence) == (open_images > 0), sentence
             assert "at least 0" not in sentence.lower()
             assert all(1 <= number <= open_images for number in numbers_of_labels(sentence))
@@ -185,8 +198,41 @@ def learning_goals(found: learning_curve.LearningCurve) -> list[float]:
 def test_a_forecast_for_objects_is_about_f1() -> None:
     found = curve(1, n=5000)
     assert isinstance(found, learning_curve.LearningCurve)
-    assert "the F1 from" in learning_curve.describe_forecast(found, 0.81, 500, "F1")
-    assert "bring the F1 to" in learning_curve.describe_forecast(found, 0.99, 500, "F1")
+    f1 = measured(0.78, metric="F1")
+    assert "the F1 from 78% to 81%" in learning_curve.describe_forecast(found, f1, 0.81, 500)
+    assert "bring the F1 to" in learning_curve.describe_forecast(found, f1, 0.99, 500)
+
+
+@pytest.mark.parametrize("goal", [0.98, 0.99, 1.0])
+def test_a_goal_that_is_reached_is_said_also_without_a_curve(goal: float) -> None:
+    twelve = proportion_estimate(12, 12)
+    for found in (None, plateau(0, 0.17, 60, (20, 40, 60))):
+        sentence = learning_curve.describe_forecast(found, twelve, goal, 50)
+        assert f"has reached the goal of {goal:.0%}" in sentence
+        assert "not" not in sentence
+        assert learning_curve.describe_forecast(found, twelve, goal, 0) == ""
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("right", range(8, 20))
+def test_a_forecast_does_not_contradict_the_figure_beside_it(seed: int, right: int) -> None:
+    """On few images the last figure is far from the curve of all versions."""
+    figure = proportion_estimate(right, 19)
+    found = plateau(seed, 0.2, 19, (20, 40, 60))
+    if found is None:
+        return
+    for goal in (0.9, 0.95, 0.99):
+        if round(figure.value or 0, 2) >= goal:
+            continue
+        sentence = learning_curve.describe_forecast(found, figure, goal, 500)
+        percentages = [int(one) / 100 for one in re.findall(r"(\d+)%", sentence)]
+        if "not within reach" in sentence:
+            assert round(figure.high, 2) < goal
+            assert all(one < goal for one in percentages[1:]), sentence
+        brought = re.search(r"bring the accuracy to (\d+)%", sentence)
+        assert brought is None or int(brought[1]) / 100 > (figure.value or 0) - 0.005
+        before = re.search(r"from (\d+)% to", sentence)
+        assert before is None or int(before[1]) / 100 == round(figure.value or 0, 2)
 
 
 def test_no_more_examples_of_a_label_are_requested_than_there_are_images() -> None:

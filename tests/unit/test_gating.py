@@ -266,3 +266,22 @@ def test_a_control_that_loses_all_its_labels_has_a_new_version_all_the_same(
     card = now.round(lost(project.seen()))
     assert not held(card)
     assert "No audit image is labeled yet" in card.promotion_reason
+
+
+def test_the_forecast_is_of_the_figure_that_is_shown(tmp_path: Path, project_server: str) -> None:
+    """Few audit images give a figure, and cross-validation gives another one."""
+    project = Project(tmp_path / "home", project_server)
+    sources = []
+    for audited, start in ((4, 0), (12, 20), (12, 30), (12, 40)):
+        project.label(AUDIT[:audited])
+        project.label(POOL[: start + 20])
+        card = project.round()
+        assert card.estimate is not None
+        assert card.outlook is not None
+        assert card.outlook.is_audited == card.audit.is_conclusive
+        sources.append(card.outlook.source)
+    assert sources == ["cross-validation", *["audit set"] * 3]
+    assert card.outlook is not None
+    assert card.audit.value is not None
+    assert f"{card.audit.value:.0%}" in card.outlook.sentence or "goal" in card.outlook.sentence
+    assert card.outlook.curve[0].low <= card.audit.value <= card.outlook.curve[0].high

@@ -28,12 +28,19 @@ from backend.onboarding import (
     first_round,
     image_import,
     label_input,
+    label_order,
 )
 from backend.onboarding import image_folder as reading
 from backend.onboarding.first_round import BackendProject, FirstRoundControl
 from backend.onboarding.folder_project import default_title, matches_options, validate_title
 from backend.onboarding.image_folder import FolderImage, ImageLimits, SkippedFile
-from backend.onboarding.label_input import adjust_job, complete_labels, parse_labels
+from backend.onboarding.label_input import (
+    adjust_job,
+    complete_labels,
+    describe_job,
+    parse_labels,
+)
+from backend.onboarding.label_sources.sorted_folders import find_sorted_folders
 from backend.onboarding.labeling_job import (
     JOB_QUESTIONS,
     LabelingJob,
@@ -155,6 +162,7 @@ def test_examples_of_what_is_typed_and_told_are_right() -> None:
         ml_protocol,
         backend_urls,
         label_input,
+        label_order,
         backend_connection,
         first_round,
         first_labels,
@@ -233,9 +241,32 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
 def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:
     settings = Settings(home=Path("/nowhere"))
     controls = [FirstRoundControl(kind="none yet", type=one, advice="") for one in types]
-    (told,) = first_round.describe_first_round({"tasks": 7, "controls": controls}, settings)
+    told, submitting = first_round.describe_first_round(
+        {"tasks": 7, "controls": controls}, settings
+    )
     assert wanted in told
+    assert "Ctrl+Enter" in submitting
+    assert ("turns it off" in submitting) is ("Choices" in types)
     assert "after 10 labels, after a pause of 30 seconds" in told
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted"),
+    [
+        (0, "All 60 images are pre-annotated."),
+        (40, "The other 20 images are pre-annotated."),
+        (59, "The other 1 image is pre-annotated."),
+        (60, "All 60 images are labeled. Next, add images"),
+    ],
+)
+def test_images_that_were_imported_with_their_labels_are_not_called_pre_annotated(
+    labels: int, wanted: str
+) -> None:
+    controls = [FirstRoundControl(kind="linear head", type="Choices", advice="")]
+    state = BackendProject(tasks=60, labels=labels, controls=controls)
+    told = first_round.describe_first_round(state, Settings(home=Path("/nowhere")))
+    assert told[0].startswith(wanted)
+    assert (len(told) == 1) is (labels == 60), "nothing is left to submit"
 
 
 def test_a_first_look_that_fails_is_told_with_its_reason() -> None:
@@ -300,6 +331,53 @@ def test_labels_come_before_the_image_which_leaves_room_for_them(
     assert 250 <= int(height) <= 370
     is_single_choice = job in (LabelingJob.BINARY, LabelingJob.SINGLE_CHOICE)
     assert ('required="true"' in xml) is is_single_choice
+
+
+@pytest.mark.parametrize("job", [LabelingJob.SINGLE_CHOICE, LabelingJob.BOXES, LabelingJob.POINTS])
+@pytest.mark.parametrize(
+    ("labels", "keys"),
+    [
+        ("zero, one, two", "012"),
+        ("four, one, three", "413"),
+        ("Nine, 3, Zero", "930"),
+        ("cat, two, dog, one", "3241"),
+        ("7, seven", "71"),  # only one can have the key
+        ("1_euro, 10, twenty one, 2 euro", "1234"),  # only a whole label is a number
+        ("²,٣,a", "123"),  # no key has these digits
+    ],
+)
+def test_a_label_that_is_a_number_has_its_key(job: LabelingJob, labels: str, keys: str) -> None:
+    parsed = parse_labels(labels)
+    assert re.findall('hotkey="(.)"', config_writer.write_config(job, parsed)) == list(keys)
+    described = describe_job(job, parsed)
+    assert re.findall(r"\[(.)\]", described) == list(keys)
+
+
+def test_only_ten_labels_have_a_digit_as_key_and_a_number_is_one_of_them() -> None:
+    names = [*(f"kind {n}" for n in range(11)), "five"]
+    assert "".join(label_order.assign_hotkeys(names)) == "1234678905"
+    assert label_order.assign_hotkeys(names)[9:] == ["", "", "5"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "sorted_names"),
+    [
+        ("four one three 0", "0 one three four"),
+        ("img10 img2 Img1", "Img1 img2 img10"),
+        ("two one cat", "cat one two"),
+    ],
+)
+def test_folder_names_are_sorted_as_people_sort_them(
+    tmp_path: Path, folders: str, sorted_names: str
+) -> None:
+    for number, name in enumerate(folders.split()):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(make_png("red", number))
+    files = reading.list_files(tmp_path)
+    assert reading.subfolder_names(tmp_path, files) == sorted_names.split()
+    source = find_sorted_folders(tmp_path, files)
+    assert source is not None
+    assert source.label_names == tuple(sorted_names.split())
 
 
 def test_the_colours_of_labels_differ() -> None:

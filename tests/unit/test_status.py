@@ -81,7 +81,6 @@ READ = """
 35 of 60 tasks labeled, 3 of them new since the last version
 live: v0-b447b15e, on the audit set accuracy 90% (70% to 97%, 20 images)
 v1-0badbad0 is not live. Held back: it is worse.
-accuracy by cross-validation: 90% (70% to 97%, 20 images)
 95% is not within reach.
 Most helpful labels: about 40 more of blue.
 colour (linear head)
@@ -89,7 +88,7 @@ label examples precision recall
 red 12 90% (70% to 97%, n = 20) 80% (70% to 97%, n = 20)
 blue 3 – –
 captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them imported as tasks
-probable label errors: 2 (`prelabel label-errors 1`)
+labels to check: 2 (`prelabel label-errors 1`)
 left out: 2 × rotated box
 left out: 2 × submitted without a choice for colour
 choose a label in Label Studio and press Update: task 5, 8

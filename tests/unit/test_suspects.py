@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from backend.domain import Control, ImageSize, Label, Region
@@ -50,8 +51,8 @@ def test_most_changed_labels_are_found_and_most_candidates_are_changed() -> None
         wrong, queue = flipped(seed)
         recall.append(len(wrong & set(queue)) / len(wrong))
         precision.append(len(wrong & set(queue[:20])) / 20)
-    assert np.mean(recall) >= 0.7
-    assert np.mean(precision) >= 0.8
+    assert np.mean(recall) >= 0.65
+    assert np.mean(precision) >= 0.85
 
 
 def test_of_several_labels_the_wrong_one_is_given() -> None:
@@ -64,9 +65,71 @@ def test_of_several_labels_the_wrong_one_is_given() -> None:
     queue = label_errors.find_multi_label_errors(
         range(200), "c", "abc", given, probabilities.astype(np.float32)
     )
-    assert len(queue) >= 5
+    assert len(queue) >= 4
     assert {s.task for s in queue} <= set(range(6))
     assert all({s.given, s.suggested} == {"b", "not b"} for s in queue)
+
+
+def contradicted(counts: Sequence[int], quality: float) -> list[int]:
+    """Return the candidates where one image per label is predicted as the next label.
+
+    Args:
+        counts: number of examples by label.
+        quality: probability of the annotated label in these images; it is 0.97 in all others.
+    """
+    answers = [label for label, count in enumerate(counts) for _ in range(count)]
+    table = np.full((len(answers), len(counts)), 0.03 / (len(counts) - 1), dtype=np.float32)
+    table[range(len(answers)), answers] = 0.97
+    for label in range(len(counts)):
+        row = answers.index(label)
+        table[row] = 0
+        table[row, [label, (label + 1) % len(counts)]] = quality, 1 - quality
+    return [
+        candidate.task
+        for candidate in label_errors.find_single_label_errors(
+            range(len(answers)), "c", NAMES[: len(counts)], answers, table
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "quality", "found"),
+    [
+        ([9, 60], 0.001, 0),  # a label with nine examples
+        ([6, 7], 0.001, 0),  # thirteen labels
+        ([10, 10], 0.001, 2),
+        ([10, 10], 0.04, 0),  # less confident than where the model agrees
+        ([60, 60], 0.001, 2),
+        ([60, 60, 9], 0.001, 1),  # the two that are predicted as or annotated as the third
+    ],
+)
+def test_a_label_is_listed_only_with_enough_examples_and_a_clear_contradiction(
+    counts: list[int], quality: float, found: int
+) -> None:
+    assert len(contradicted(counts, quality)) == found
+
+
+def test_right_labels_of_few_images_are_rarely_listed() -> None:
+    """A model of 40 images is often wrong, and none of the labels is."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(n_class=4, return_X_y=True)
+    x = x.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(len(x), -1)
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    listed = disagreements = 0
+    for seed in range(10):
+        rows = np.random.default_rng(seed).permutation(len(x))[:40]
+        targets = np.eye(4, dtype=np.float32)[y[rows]]
+        head = fit_head(x[rows], targets, labels=NAMES[:4], multiple=False, pool=x[rows])
+        probabilities = out_of_fold_probabilities(head, x[rows], targets)
+        disagreements += int((probabilities.argmax(axis=1) != y[rows]).sum())
+        listed += len(
+            label_errors.find_single_label_errors(
+                range(40), "digit", NAMES[:4], y[rows].tolist(), probabilities
+            )
+        )
+    assert disagreements >= 40
+    assert listed <= 4
 
 
 def test_without_enough_answers_or_objects_there_are_no_candidates() -> None:

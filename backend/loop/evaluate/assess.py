@@ -239,7 +239,8 @@ class Assessor:
         estimate: IntervalEstimate | None,
         evaluations: dict[str, ControlEvaluation],
     ) -> Outlook | None:
-        is_audited = figure.n >= MIN_AUDIT_IMAGES or estimate is None
+        # the forecast is of the figure that is displayed
+        is_audited = figure.is_conclusive or estimate is None
         current = figure if is_audited else estimate
         if current is None or current.value is None or not current.is_conclusive:
             return None
@@ -250,15 +251,13 @@ class Assessor:
         points.append(CurvePoint(trained_count, 1 - current.value, current.n))
         rng = np.random.default_rng(self._settings.seed)
         curve = learning_curve.fit_learning_curve(points, rng)
-        goal = next((goal for goal in ACCURACY_GOALS if goal > current.value), 1.0)
+        goal = next((goal for goal in ACCURACY_GOALS if goal > current.value), ACCURACY_GOALS[-1])
         agreement = self._agreement_with_live()
         weakest_labels = learning_curve.rank_weakest_labels(
             curve, self._missed_by_label(evaluations), goal, rng
         )
         return Outlook(
-            learning_curve.describe_forecast(
-                curve, goal, self._open_images, "F1" if current.metric == "F1" else "accuracy"
-            ),
+            learning_curve.describe_forecast(curve, current, goal, self._open_images),
             tuple(
                 LabelNeed(name, low, high, learning_curve.format_range(low, high))
                 for name, low, high in weakest_labels

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from backend.onboarding.image_folder import HEADER_BYTES, detect_suffix
+from backend.onboarding.label_order import sort_label_names
 from backend.onboarding.label_sources.source import ImageLabels, LabelSource
 
 SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -17,11 +18,10 @@ NO_LABEL_FOLDERS = frozenset({"images", "labels", "annotations", "jpegimages"})
 def find_sorted_folders(root: Path, files: Sequence[Path]) -> LabelSource | None:
     """Return the labels of images in two or more subfolders; None if there are fewer."""
     labels = {file: label for file in files if (label := _folder_label(root, file))}
-    names = tuple(dict.fromkeys(labels.values()))
-    if len(names) < 2:
+    if len(set(labels.values())) < 2:
         return None
     images = [file for file in labels if _is_image(file)]
-    names = tuple(dict.fromkeys(labels[file] for file in images))
+    names = tuple(sort_label_names({labels[file] for file in images}))
     if len(names) < 2:
         return None
 

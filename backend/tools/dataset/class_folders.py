@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from backend.domain import Control
@@ -52,19 +52,24 @@ class ClassFolderWriter(DatasetWriter):
         """Write ``classes.csv`` with the label of each folder, and create missing folders.
 
         A class has a folder in both splits where it has an image in one: readers number the classes
-        by the folders that they find.
+        by the folders that they find. Predicted images are in folders of their own.
         """
         for control in self.controls:
-            labels = {label for one in dataset.images for label in one.choices(control) or ()}
+            labels = _find_labels(control, dataset.images)
+            annotated = [image for image in dataset.images if image.split in SPLITS]
             root = folder / self._roots[control.name]
             folders = self._folders[control.name]
-            for name in (folders[label] for label in labels):
+            for name in (folders[label] for label in _find_labels(control, annotated)):
                 for split in SPLITS:
                     (root / split / name).mkdir(parents=True, exist_ok=True)
             with (root / CLASSES_TABLE).open("w", encoding="utf-8", newline="") as stream:
                 writer = csv.writer(stream)
                 writer.writerow(("folder", "label"))
                 writer.writerows((folders[n], n) for n in control.label_names if n in labels)
+
+
+def _find_labels(control: Control, images: Iterable[LabeledImage]) -> set[str]:
+    return {label for image in images for label in image.choices(control) or ()}
 
 
 def _class_folder_names(control: Control) -> Mapping[str, str]:

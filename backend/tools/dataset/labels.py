@@ -1,17 +1,19 @@
-"""The labels of a project as an export contains them: one entry per labeled image."""
+"""The labels of a project as an export contains them: one entry per labeled or predicted image."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from backend.domain import Control, ImageSize, LabelSet, Regions, Task
 from backend.tools.dataset.file_names import split_suffix
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "predicted"]
 SPLITS: tuple[Split, ...] = ("train", "val")
+"""The splits of labeled images; ``predicted`` has images that nobody labeled."""
+PREDICTED_SPLIT: Split = "predicted"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class LabeledImage:
         file_name: unique in the export.
         split: the part of the dataset that it belongs to.
         size: pixels of the upright image; None until it is known.
+        confidence: control → confidence of its prediction, 0 to 1; empty for an annotated image.
     """
 
     task: Task
@@ -31,6 +34,12 @@ class LabeledImage:
     file_name: str
     split: Split
     size: ImageSize | None = None
+    confidence: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """What the labels are: an ``annotation`` or a ``prediction``."""
+        return "prediction" if self.split == PREDICTED_SPLIT else "annotation"
 
     @property
     def stem(self) -> str:
@@ -58,6 +67,7 @@ class Dataset:
         images: by task id.
         left_out: number of things that are not exported, by reason.
         is_val_audit: ``val`` is the audit set; else a tenth of the tasks, chosen by hash.
+        has_sources: it was made with predictions, so that tables have the source of each label.
     """
 
     title: str
@@ -65,6 +75,7 @@ class Dataset:
     images: tuple[LabeledImage, ...]
     left_out: Counter[str]
     is_val_audit: bool
+    has_sources: bool = False
 
     @property
     def boxes(self) -> tuple[Control, ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from backend.card_records import TAG_BY_KIND
 from backend.domain import Control, ImageSize, Task
 from backend.label_studio import Json
 from backend.label_studio.json_values import read_field, read_objects
 from backend.label_studio.labeling_config import LabelingConfig
-from backend.label_studio.task_results import parse_task
+from backend.label_studio.task_results import choice_confidences, parse_task
 from backend.learning.audit import AUDIT_SHARE, hash_rank
 from backend.loop.observe import is_audit_task, load_label_times, read_task
 from backend.runtime.project_session import ProjectSession
@@ -22,7 +22,7 @@ from backend.tools.dataset.file_names import (
     original_name,
     split_suffix,
 )
-from backend.tools.dataset.labels import Dataset, LabeledImage
+from backend.tools.dataset.labels import PREDICTED_SPLIT, Dataset, LabeledImage, Split
 
 ORIGINAL_PATH_FIELD = "file"
 """In the data of a task that `prelabel init` made: path of its image in the imported folder."""
@@ -30,12 +30,14 @@ ORIGINAL_PATH_FIELD = "file"
 
 @dataclass(frozen=True)
 class _TaskImage:
-    """An image of a labeled task, before the tasks are split."""
+    """An image of a labeled task, before the tasks are split, or of a predicted one."""
 
     task: Task
     image_key: str
     original_name: str
     size: ImageSize | None
+    split: Split | None = None
+    confidence: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_dataset(
@@ -43,14 +45,16 @@ def read_dataset(
     config: LabelingConfig,
     title: str,
     controls: Sequence[Control],
+    version: str = "",
 ) -> Dataset:
-    """Read the labels of a project.
+    """Read the labels of a project, and the predictions of a version for the other images.
 
     Args:
         session: session of the project.
         config: its labeling config.
         title: title of the project.
         controls: controls to export; images without a label of any of them are left out.
+        version: the version; no predictions are read without one. They hold choices only.
 
     Raises:
         LabelStudioError: Label Studio refused a request or cannot be reached.
@@ -68,19 +72,23 @@ def read_dataset(
     identity = session.record.audit_identity
     audit = {id for id, task in tasks.items() if is_audit_task(identity, task)}
     validation = choose_validation_tasks(tasks, audit, lambda task: hash_rank(identity, task))
+    if version:
+        task_images += _iter_predicted_images(session, controls, version, left_out)
+        task_images.sort(key=lambda image: image.task.id)
     names = FileNames()
     images = tuple(
         LabeledImage(
             image.task,
             image.image_key,
             names.assign(image.original_name, fallback=f"task-{image.task.id}"),
-            "val" if image.task.id in validation else "train",
+            image.split or ("val" if image.task.id in validation else "train"),
             image.size,
+            image.confidence,
         )
         for image in task_images
     )
     is_val_audit = bool(audit) and validation == audit
-    return Dataset(title, tuple(controls), images, left_out, is_val_audit)
+    return Dataset(title, tuple(controls), images, left_out, is_val_audit, bool(version))
 
 
 def choose_validation_tasks(
@@ -129,6 +137,35 @@ def _iter_task_images(
                 yield _read_image(session, task, key, row)
             else:
                 left_out["labeled task without the address of its image"] += 1
+
+
+def _iter_predicted_images(
+    session: ProjectSession,
+    controls: Sequence[Control],
+    version: str,
+    left_out: Counter[str],
+) -> Iterator[_TaskImage]:
+    """Yield the images of open tasks with the choices that a version predicts."""
+    client = session.connection.client
+    results = client.prediction_results(session.number, version)
+    for row in client.iter_tasks(session.number):
+        if row.get("is_labeled"):
+            continue
+        result = results.get(row["id"])
+        if result is None:
+            left_out[f"open task without a prediction of {version}"] += 1
+            continue
+        task = parse_task({**row, "annotations": [{"result": result}]}, controls, {}, Counter())
+        keys = _labeled_image_keys(task, controls)
+        if not keys:
+            left_out["open task without a predicted label above the minimum confidence"] += 1
+        for key in keys:
+            if key in task.images:
+                yield replace(
+                    _read_image(session, task, key, row),
+                    split=PREDICTED_SPLIT,
+                    confidence=choice_confidences(result),
+                )
 
 
 def _labeled_image_keys(task: Task, controls: Sequence[Control]) -> list[str]:

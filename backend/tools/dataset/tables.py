@@ -14,6 +14,8 @@ from backend.tools.dataset.writer import DatasetWriter
 IMAGE_TABLE = "images"
 KEY_COLUMNS = ("file_name", "task", "split")
 """The first columns of every table."""
+SOURCE_COLUMNS = ("source", "confidence")
+"""Columns of choices in an export with predictions. The confidence of an annotation is empty."""
 PIXEL_DECIMALS = 3
 Cell = str | int | float
 
@@ -22,14 +24,20 @@ def write_image_table(folder: Path, dataset: Dataset) -> None:
     """Write ``images.csv``: which task each file belongs to, and its upright size in pixels.
 
     ``accepted`` is 1 where Prelabel accepted its own prediction and nobody changed it. ``objects``
-    is the number of boxes and points, if the labeling config has a control for them.
+    is the number of boxes and points, if the labeling config has a control for them. ``source`` is
+    there if the dataset was made with predictions.
     """
     controls = [control.name for control in dataset.controls if not control.is_choices]
-    columns = (*KEY_COLUMNS, "width", "height", "accepted", *(["objects"] if controls else []))
+    columns = (
+        *(*KEY_COLUMNS, "width", "height", "accepted"),
+        *(["objects"] if controls else []),
+        *(["source"] if dataset.has_sources else []),
+    )
     rows = (
         (
             *(*_key_cells(image), *_size_cells(image.size), int(image.task.auto_accepted)),
             *([_count_objects(image, controls)] if controls else []),
+            *([image.source] if dataset.has_sources else []),
         )
         for image in dataset.images
     )
@@ -47,7 +55,7 @@ class TableWriter(DatasetWriter):
     A row is an image where one label is chosen (``label``) or several are (a column per label, 1
     or 0; empty for a label that came into the config after the annotation). It is an object where
     boxes or points are drawn: ``label, x, y`` and for boxes ``width, height``, in pixels of the
-    upright image.
+    upright image. With predictions, choices also have ``source`` and ``confidence``.
     """
 
     title = "CSV"
@@ -63,39 +71,43 @@ class TableWriter(DatasetWriter):
         names = FileNames()
         names.assign(IMAGE_TABLE, fallback=IMAGE_TABLE)
         for control in dataset.controls:
-            columns, rows = _control_table(control, dataset.images)
+            columns, rows = _control_table(control, dataset)
             name = names.assign(control.name, fallback="control")
             _write_table(folder / f"{name}.csv", (*KEY_COLUMNS, *columns), rows)
 
 
 def _control_table(
-    control: Control, images: Sequence[LabeledImage]
+    control: Control, dataset: Dataset
 ) -> tuple[Sequence[str], Iterator[Sequence[Cell]]]:
     columns: tuple[str, ...]
     if not control.is_choices:
         columns = ("label", "x", "y") + (() if control.is_points else ("width", "height"))
-        return columns, _region_rows(control, images)
+        return columns, _region_rows(control, dataset.images)
+    source_columns = SOURCE_COLUMNS if dataset.has_sources else ()
     if not control.multiple:
-        return ("label",), _single_choice_rows(control, images)
+        return ("label", *source_columns), _single_choice_rows(control, dataset)
     # a label may have the name of one of the first columns
+    first_columns = (*KEY_COLUMNS, *source_columns)
     columns = tuple(
-        f"label {name}" if name in KEY_COLUMNS else name for name in control.label_names
+        f"label {name}" if name in first_columns else name for name in control.label_names
     )
-    return columns, _multiple_choice_rows(control, images)
+    return (*source_columns, *columns), _multiple_choice_rows(control, dataset)
 
 
-def _single_choice_rows(
-    control: Control, images: Iterable[LabeledImage]
-) -> Iterator[Sequence[Cell]]:
-    for image in images:
+def _source_cells(control: Control, image: LabeledImage, dataset: Dataset) -> tuple[Cell, ...]:
+    if not dataset.has_sources:
+        return ()
+    return image.source, image.confidence.get(control.name, "")
+
+
+def _single_choice_rows(control: Control, dataset: Dataset) -> Iterator[Sequence[Cell]]:
+    for image in dataset.images:
         for label in image.choices(control) or ():
-            yield (*_key_cells(image), label)
+            yield (*_key_cells(image), label, *_source_cells(control, image, dataset))
 
 
-def _multiple_choice_rows(
-    control: Control, images: Iterable[LabeledImage]
-) -> Iterator[Sequence[Cell]]:
-    for image in images:
+def _multiple_choice_rows(control: Control, dataset: Dataset) -> Iterator[Sequence[Cell]]:
+    for image in dataset.images:
         chosen = image.choices(control)
         if chosen is not None:
             available = (image.task.available_labels or {}).get(control.name, frozenset())
@@ -103,7 +115,7 @@ def _multiple_choice_rows(
                 int(name in chosen) if name in chosen | available else ""
                 for name in control.label_names
             )
-            yield (*_key_cells(image), *cells)
+            yield (*_key_cells(image), *_source_cells(control, image, dataset), *cells)
 
 
 def _region_rows(control: Control, images: Iterable[LabeledImage]) -> Iterator[Sequence[Cell]]:
