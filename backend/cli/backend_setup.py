@@ -11,11 +11,10 @@ from urllib.parse import urlsplit
 
 from backend.callbacks import LogCallback
 from backend.cli import terminal
-from backend.cli.arguments import DEFAULT_BACKEND_URL
 from backend.cli.command import CommandResult
 from backend.cli.label_studio_starter import LabelStudioStarter
 from backend.cli.serve import serve_backend
-from backend.errors import PrelabelError
+from backend.errors import PortInUseError, PrelabelError
 from backend.label_studio.client import LabelStudioClient
 from backend.onboarding.backend_connection import (
     PendingConnections,
@@ -27,6 +26,10 @@ from backend.onboarding.backend_connection import (
     redact_secret,
     validate_backend_url,
 )
+from backend.onboarding.backend_port import (
+    DEFAULT_PORT,
+    default_backend_url,
+)
 from backend.onboarding.first_round import (
     describe_first_round,
     format_progress,
@@ -34,13 +37,17 @@ from backend.onboarding.first_round import (
     wait_for_first_round,
 )
 from backend.onboarding.folder_project import FolderProject
+from backend.server.sockets import open_listening_socket
 from backend.settings import Settings
 
 OTHER_BACKEND_MESSAGE = (
     "Another Prelabel (home {home}) answers at {url}; it may be a demo that is still running. Stop "
     "it, or choose another port, such as --backend http://127.0.0.1:{port}."
 )
-DEFAULT_PORT = 9090
+PORT_IN_USE_MESSAGE = (
+    "Another program uses port {port}: stop it, or choose another port, such as --backend "
+    "http://127.0.0.1:{other}."
+)
 
 
 class BackendSetup:
@@ -65,8 +72,20 @@ class BackendSetup:
         self._label_studio = label_studio
         self._log = log
         self._prompter = terminal.TerminalPrompter()
-        self._backend = DEFAULT_BACKEND_URL
+        self._backend = default_backend_url(settings)
         self._connected_urls: list[str] = []
+
+    def check_address(self) -> None:
+        """Check that a backend runs or can be started, before Label Studio is started.
+
+        Raises:
+            UsageError: the given address is invalid.
+            PrelabelError: something else uses the port.
+        """
+        if self._options.backend:
+            self._backend = validate_backend_url(self._options.backend, self._settings)
+        if not self._find_running() and self._options.serve is not False:
+            self._check_port()
 
     def locate_backend(self, client: LabelStudioClient, existing: FolderProject | None) -> None:
         """Determine the address of the backend, before anything is created.
@@ -80,18 +99,20 @@ class BackendSetup:
             PrelabelError: another service or another Prelabel answers at the address.
         """
         requested = self._options.backend
-        self._backend = validate_backend_url(requested or DEFAULT_BACKEND_URL, self._settings)
+        default_url = default_backend_url(self._settings)
+        self._backend = validate_backend_url(requested or default_url, self._settings)
         if existing:
             self._connected_urls = connected_urls(client, existing.number, self._settings)
         if self._connected_urls and not requested:
             first_url = self._connected_urls[0]
             if not is_own_backend(self._settings, first_url) and is_own_backend(
-                self._settings, DEFAULT_BACKEND_URL
+                self._settings, default_url
             ):  # the same backend, with another address on this machine
-                self._connected_urls.append(DEFAULT_BACKEND_URL)
+                self._connected_urls.append(default_url)
             else:
                 self._backend = first_url
-        self._find_running()
+        if not self._find_running() and self._options.serve:
+            self._check_port()
 
     def connect_or_start(
         self, client: LabelStudioClient, project: FolderProject, url: str, result: CommandResult
@@ -149,6 +170,19 @@ class BackendSetup:
                 )
             )
         return running
+
+    def _check_port(self) -> None:
+        """Check that a backend can be started.
+
+        Raises:
+            PortInUseError: another program uses its port.
+            PrelabelError: ``--host`` is not an address of this machine.
+        """
+        try:
+            open_listening_socket(self._options.host, self._port).close()
+        except PortInUseError as error:
+            message = PORT_IN_USE_MESSAGE.format(port=self._port, other=self._port + 101)
+            raise PortInUseError(message) from error
 
     @property
     def _port(self) -> int:

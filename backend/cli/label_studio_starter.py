@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -93,11 +94,14 @@ class LabelStudioStarter:
         """Whether this command started Label Studio."""
         return self._managed.is_started
 
-    def ensure_running(self, *, may_ask: bool) -> Settings:
+    def ensure_running(
+        self, *, may_ask: bool, before_start: Callable[[], None] = lambda: None
+    ) -> Settings:
         """Start the managed Label Studio if it is used and does not run.
 
         Args:
             may_ask: whether to offer to create one.
+            before_start: checks what comes after the start, which takes up to minutes.
 
         Returns:
             the settings, with its address and token.
@@ -122,6 +126,7 @@ class LabelStudioStarter:
             return self._settings
         if account is None and not self._should_create(may_ask):
             return self._settings
+        before_start()
         self._start()
         return read_settings()
 

@@ -140,9 +140,11 @@ class ProjectSetup:
         ).expanduser()
         files = list_files(folder)
         check_writable(self._settings.home)
-        self._settings = self._label_studio.ensure_running(may_ask=True)
+        self._settings = self._label_studio.ensure_running(
+            may_ask=True, before_start=self._backend_setup().check_address
+        )
         client = self._connect_client()
-        backend_setup = BackendSetup(self._options, self._settings, self._label_studio, self._log)
+        backend_setup = self._backend_setup()
         self._log(f"{len(files)} file{'' if len(files) == 1 else 's'} in {folder}.")
         existing = self._find_existing(client, folder)
         backend_setup.locate_backend(client, existing)
@@ -165,6 +167,9 @@ class ProjectSetup:
             **labels,
         }
         return {**result, **backend_setup.connect_or_start(client, project, url, result)}
+
+    def _backend_setup(self) -> BackendSetup:
+        return BackendSetup(self._options, self._settings, self._label_studio, self._log)
 
     def _log(self, line: str) -> None:
         terminal.print_line(line, self._options)

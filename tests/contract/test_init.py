@@ -192,7 +192,7 @@ def test_a_prelabel_with_another_home_is_not_joined_unless_it_is_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backend_setup, "DEFAULT_BACKEND_URL", backend.url)
+    monkeypatch.setattr(backend_setup, "default_backend_url", lambda settings: backend.url)
     for name, value in {**backend.environment, "PRELABEL_HOME": str(tmp_path / "mine")}.items():
         monkeypatch.setenv(name, value)
     before = lab.request("GET", "/api/projects/")["count"]
