@@ -11,7 +11,7 @@ from backend.cli import terminal
 from backend.cli.backend_setup import BackendSetup, resume_command
 from backend.cli.command import CommandResult
 from backend.cli.label_setup import LabelSetup
-from backend.cli.label_studio_starter import LabelStudioStarter
+from backend.cli.label_studio_starter import LabelStudioStarter, start_hint
 from backend.domain import Label
 from backend.errors import AccessDeniedError, UsageError
 from backend.label_studio.client import LabelStudioClient
@@ -181,7 +181,9 @@ class ProjectSetup:
             client.list_projects()
         except AccessDeniedError as error:
             page = f"{self._settings.label_studio_host}/user/account"
-            raise AccessDeniedError(f"{error} Open {page} in the browser.") from error
+            hint = start_hint(self._settings, self._settings.label_studio_url)
+            message = f"{error} Open {page} in the browser. {hint}".rstrip()
+            raise AccessDeniedError(message) from error
         return client
 
     def _find_existing(self, client: LabelStudioClient, folder: Path) -> FolderProject | None:

@@ -210,27 +210,60 @@ def test_a_login_is_removed_by_its_command(
     assert "not an address of Label Studio" in capsys.readouterr().err
 
 
+class OtherLabelStudio(BaseHTTPRequestHandler):
+    """The Label Studio of another person, which refuses every token."""
+
+    def do_GET(self) -> None:
+        is_version = self.path.startswith("/api/version")
+        self.send_response(200 if is_version or self.path == "/health" else 401)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"release": "1.23.2", "label-studio-os-package": {}}')
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.parametrize("is_configured", [False, True])
+@pytest.mark.parametrize("command", ["init", "login"])
+def test_a_refused_token_names_the_way_to_an_own_label_studio(
+    command: str,
+    is_configured: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OtherLabelStudio)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    settings = Settings(home=tmp_path / "home", label_studio_url=url)  # it has the default address
+    monkeypatch.setattr("backend.settings.read_settings", lambda: settings)
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    if is_configured:  # then it would be refused
+        monkeypatch.setenv("LABEL_STUDIO_URL", url)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{TOKEN}\n"))
+    (tmp_path / "1.png").write_bytes(b"")
+    assert main([command, *([str(tmp_path)] if command == "init" else [])]) == 1
+    server.shutdown()
+    server.server_close()
+    message = capsys.readouterr().err
+    assert "prelabel login" in message
+    hint = "`prelabel init FOLDER --start-label-studio` starts one of your own on another port"
+    assert (hint in message) == (not is_configured)
+
+
 def test_another_label_studio_at_the_address_gets_no_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passwords: list[str] = []
 
-    class OtherLabelStudio(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            is_version = self.path.startswith("/api/version")
-            self.send_response(200 if is_version or self.path == "/health" else 401)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(b'{"release": "1.23.2", "label-studio-os-package": {}}')
-
+    class PasswordRecorder(OtherLabelStudio):
         def do_POST(self) -> None:
             passwords.append(self.path)
             self.send_error(403)
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OtherLabelStudio)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), PasswordRecorder)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     account = LocalAccount(server.server_port)
     write_record(ManagedLabelStudio(tmp_path).account_file, account, private=True)
