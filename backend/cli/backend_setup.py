@@ -44,6 +44,10 @@ OTHER_BACKEND_MESSAGE = (
     "Another Prelabel (home {home}) answers at {url}; it may be a demo that is still running. Stop "
     "it, or choose another port, such as --backend http://127.0.0.1:{port}."
 )
+STOPPING_MESSAGE = (
+    "Label Studio stops now. To start it and the backend, run `prelabel serve`, which prints a link "
+    "to label."
+)
 PORT_IN_USE_MESSAGE = (
     "Another program uses port {port}: stop it, or choose another port, such as --backend "
     "http://127.0.0.1:{other}."
@@ -133,11 +137,12 @@ class BackendSetup:
             if backend not in self._connected_urls:
                 connect_project(client, number, self._settings, backend)
             self._log(f"Connected to the backend at {backend}.")
-            self._log(f"The dashboard: {backend}")
-            self._open_project(url)
+            self._log(f"To see the accuracy, open the dashboard: {backend}")
+            continues = self._label_studio.is_started and self._options.serve is not False
+            self._open_project(url, continues=continues)
             first_round = self._wait_for_first_round(number)
             connection = {"backend": backend, "connected": True, **first_round}
-            if self._label_studio.is_started and self._options.serve is not False:
+            if continues:
                 self._print_json({**result, **connection})
                 self._label_studio.wait()
             return connection
@@ -146,11 +151,11 @@ class BackendSetup:
             pending.add(client.server, number, backend if self._options.backend else "")
         connection = {"backend": backend, "connected": backend in self._connected_urls}
         should_serve = self._should_serve()
-        self._open_project(url)
+        self._open_project(url, continues=should_serve)
         if should_serve:
             self._serve(number, {**result, **connection})
         elif self._label_studio.is_started:
-            self._log("Label Studio stops now. To start it and the backend, run: prelabel serve")
+            self._log(STOPPING_MESSAGE)
         else:
             self._log(self._serve_instructions())
         return connection
@@ -230,11 +235,18 @@ class BackendSetup:
             self._log(line)
         return {"version": state["version"], "preannotated": has_preannotations(state)}
 
-    def _open_project(self, url: str) -> None:
-        self._log(f"Label here: {url}")
+    def _open_project(self, url: str, *, continues: bool) -> None:
+        """Print the address of the labeling page, and open it.
+
+        Args:
+            url: address of the page.
+            continues: this command continues; a link that signs in stops working when it ends.
+        """
         link = self._label_studio.sign_in_link(url)
-        if link != url:
-            self._log(f"This link signs you in until this command ends: {link}")
+        if link != url and continues:
+            self._log(f"Label here, signed in until this command ends: {link}")
+        else:
+            self._log(f"Label here: {url}")
         if not self._options.no_browser and sys.stdin.isatty() and not self._options.json:
             self._label_studio.open_in_browser(link)
 

@@ -17,6 +17,10 @@ from backend.errors import PortInUseError, PrelabelError
 if TYPE_CHECKING:
     from backend.settings import Settings
 
+CONNECT_HINT = (
+    "To connect a project, run `prelabel connect PROJECT`, or in Label Studio: project → Settings → "
+    "Model → Connect Model."
+)
 OTHER_PORT_MESSAGE = (
     "Connected projects call port {called}: leave out --port, or connect each project to this port "
     "with `prelabel connect PROJECT --backend {url}`."
@@ -42,7 +46,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         )
         if own.is_started and sys.stderr.isatty():
             link = own.sign_in_link(settings.label_studio_url)
-            print_line(f"This link signs you in until this command ends: {link}", options)
+            print_line(f"To label, signed in until this command ends: {link}", options)
         return serve_backend(options)
 
 
@@ -60,6 +64,7 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
     from backend.server.auth import BasicAuthMiddleware
     from backend.settings import read_settings
     from backend.store.files import check_writable
+    from backend.store.projects import ProjectStore
     from backend.store.served_address import read_called_port, save_served_address
     from backend.store.webhook_secret import load_webhook_secret
 
@@ -74,11 +79,13 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
         url = arguments.listen_url(options.host, port)
         save_served_address(settings.home, url)
         print_line(f"Prelabel listens at {url}{secret_path}", options)
-        print_line(f"The dashboard: {url}", options)
-        if not pending.has_pending(settings.label_studio_url):
-            print_line(
-                "Connect it in Label Studio: project → Settings → Model → Connect Model.", options
-            )
+        connected_count = len(ProjectStore(settings.home).listed())
+        print_line(
+            f"To see the accuracy, open the dashboard: {url} ({_count_projects(connected_count)})",
+            options,
+        )
+        if not connected_count and not pending.has_pending(settings.label_studio_url):
+            print_line(CONNECT_HINT, options)
         called_port = read_called_port(settings.home)
         if called_port not in (0, port):
             print_line(OTHER_PORT_MESSAGE.format(called=called_port, url=url), options)
@@ -99,6 +106,18 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
         url = arguments.listen_url(options.host, options.port)
         raise PortInUseError(_explain_used_port(settings, url, options.port)) from error
     return {"address": arguments.listen_url(options.host, port) + secret_path}
+
+
+def _count_projects(count: int) -> str:
+    """Return how many projects are connected.
+
+    Example:
+        >>> _count_projects(0), _count_projects(1), _count_projects(3)
+        ('no project is connected yet', '1 project is connected', '3 projects are connected')
+    """
+    if count == 1:
+        return "1 project is connected"
+    return f"{count} projects are connected" if count else "no project is connected yet"
 
 
 def check_port(settings: Settings, host: str, port: int) -> None:

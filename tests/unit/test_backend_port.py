@@ -66,6 +66,8 @@ def test_serve_listens_on_the_port_that_label_studio_called(tmp_path: Path) -> N
     environment = {"PRELABEL_HOME": str(tmp_path), "LABEL_STUDIO_URL": SERVER}
     terminal = Terminal(["serve", "--port", port], environment)
     terminal.wait_for(f"Prelabel listens at {url}")
+    terminal.wait_for(f"open the dashboard: {url} (no project is connected yet)")
+    terminal.wait_for("To connect a project, run `prelabel connect PROJECT`")
     setup = {"project": "1.5", "schema": "<View/>", "hostname": SERVER}
     wait_for_health(terminal, url)
     assert httpx.post(f"{url}/setup", json=setup, trust_env=False).status_code == 200
@@ -73,7 +75,9 @@ def test_serve_listens_on_the_port_that_label_studio_called(tmp_path: Path) -> N
 
     terminal = Terminal(["serve"], environment)
     terminal.wait_for(f"Prelabel listens at {url}")
+    terminal.wait_for(f"open the dashboard: {url} (1 project is connected)")
     stop(terminal)
+    assert "To connect a project" not in terminal.unread_output
 
     terminal = Terminal(["serve", "--port", "0"], environment)
     terminal.wait_for(f"Connected projects call port {port}")
