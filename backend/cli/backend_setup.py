@@ -45,8 +45,8 @@ OTHER_BACKEND_MESSAGE = (
     "it, or choose another port, such as --backend http://127.0.0.1:{port}."
 )
 STOPPING_MESSAGE = (
-    "Label Studio stops now. To start it and the backend, run `prelabel serve`, which prints a link "
-    "to label."
+    "Label Studio stops now. To start it and the backend, run `prelabel serve`, which prints a "
+    "link to label."
 )
 PORT_IN_USE_MESSAGE = (
     "Another program uses port {port}: stop it, or choose another port, such as --backend "

@@ -39,8 +39,8 @@ OTHER_SERVER_MESSAGE = (
     "{server}` with a new token."
 )
 START_HINT = (
-    "If it is not your Label Studio, `prelabel init FOLDER --start-label-studio` starts one of your "
-    "own on another port."
+    "If it is not your Label Studio, `prelabel init FOLDER --start-label-studio` starts one of "
+    "your own on another port."
 )
 SIGN_IN_WAIT_SECONDS = 20.0
 """Time for a browser to start and to request the link."""

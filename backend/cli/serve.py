@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 CONNECT_HINT = (
-    "To connect a project, run `prelabel connect PROJECT`, or in Label Studio: project → Settings → "
-    "Model → Connect Model."
+    "To connect a project, run `prelabel connect PROJECT`, or in Label Studio: project → Settings "
+    "→ Model → Connect Model."
 )
+STOPPED_MESSAGE = "Stopped. Labels and versions are kept; run `prelabel serve` to go on."
 OTHER_PORT_MESSAGE = (
     "Connected projects call port {called}: leave out --port, or connect each project to this port "
     "with `prelabel connect PROJECT --backend {url}`."
@@ -105,6 +106,9 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
     except PortInUseError as error:
         url = arguments.listen_url(options.host, options.port)
         raise PortInUseError(_explain_used_port(settings, url, options.port)) from error
+    except KeyboardInterrupt:
+        print_line(STOPPED_MESSAGE, options)
+        raise
     return {"address": arguments.listen_url(options.host, port) + secret_path}
 
 

@@ -76,8 +76,7 @@ def test_serve_listens_on_the_port_that_label_studio_called(tmp_path: Path) -> N
     terminal = Terminal(["serve"], environment)
     terminal.wait_for(f"Prelabel listens at {url}")
     terminal.wait_for(f"open the dashboard: {url} (1 project is connected)")
-    stop(terminal)
-    assert "To connect a project" not in terminal.unread_output
+    assert "To connect a project" not in stop(terminal)
 
     terminal = Terminal(["serve", "--port", "0"], environment)
     terminal.wait_for(f"Connected projects call port {port}")
@@ -91,9 +90,13 @@ def wait_for_health(terminal: Terminal, url: str) -> None:
         assert client.get(f"{url}/health", timeout=60).status_code == 200
 
 
-def stop(terminal: Terminal) -> None:
+def stop(terminal: Terminal) -> str:
+    """Press Ctrl-C, and return what was printed before the closing line."""
     terminal.type("\x03")
+    end = terminal.wait_for("Stopped. Labels and versions are kept; run `prelabel serve` to go on.")
+    assert "Traceback" not in end
     assert terminal.wait_for_exit() == 130
+    return end
 
 
 def test_a_registered_project_is_served_on_its_port(tmp_path: Path) -> None:
