@@ -210,6 +210,10 @@ class RoundOutcome(ProjectFigures):
 
 @dataclass(frozen=True)
 class RoundStatus:
+TRAINING_STATES = ("training", "evaluating")
+"""States of a round in which it trains or evaluates a version that is not live yet."""
+
+
     """The current state of a project's round.
 
     Attributes:

@@ -23,6 +23,7 @@ from backend.estimate import (
 )
 from backend.json_records import JsonObject
 
+from backend.records import TRAINING_STATES
 DASHBOARD_FOLDER = Path(__file__).resolve().parent
 ASSET_TYPES = {
     "style.css": "text/css",
@@ -196,6 +197,9 @@ class PageRenderer(TemplateRenderer):
             open_tasks_text=wording.describe_open_tasks(question.summary.status),
         )
 
+            training_text=wording.explain_running_training(version)
+            if question.summary.status.round.state in TRAINING_STATES
+            else "",
     def render_audit(self, summary: ProjectSummary, page: AuditPage) -> str:
         """Render the page of selected audit images."""
         return self._render("audit.html", root="../../", s=summary, page=page, notice="")

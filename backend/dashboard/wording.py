@@ -224,3 +224,11 @@ def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
 def explain_held_version(held: HeldVersion) -> str:
     """Return why the newest version is not live, or why none is trained."""
     return f"Version {held.version} is not live. {held.reason}" if held.version else held.reason
+def explain_running_training(version: str) -> str:
+    """Explain what becomes of a running training when a person makes a version live."""
+    return (
+        "A training is running and continues. The version that it trains is compared with "
+        f"{version} and goes live if it is not worse; to prevent that, cancel the training."
+    )
+
+

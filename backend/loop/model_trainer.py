@@ -97,6 +97,15 @@ class ModelTrainer:
             {name: detector for name, detector in detectors.items() if detector is not None},
         )
 
+    def refresh_live(self) -> bool:
+        """Read the live version again, and return whether a person changed it meanwhile."""
+        card, previous = self._read_live_card(), self.live_card
+        if (card.version if card else "") == (previous.version if previous else ""):
+            return False
+        self.live_card = card
+        self.live_model = self._session.model(card.version) if card else Model({})
+        return True
+
     def examples(self, control: Control) -> ChoiceExamples:
         """Return the labeled images of a choices control."""
         return self._examples[control.name]

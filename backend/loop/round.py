@@ -80,21 +80,10 @@ class Round:
             PrelabelError: the round failed; the live version stays.
         """
         self._report("observing", 0.0, "")
-        self._connection = self._session.connection
-        if apply_label_answers(self._session, self._report):
-            # no version knows the new name; it is also requested for the case that this round fails
-            request = replace(request, forced=True)
-        fingerprint = fetch_fingerprint(self._connection)
-        request = self.memory.adjust_request(request, fingerprint) if self.memory else request
-        if self.memory and self._can_skip(self.memory, fingerprint, request):
-            return self._reuse_outcome(self.memory, fingerprint)
-        repair_files(self._session)
-        self._update_tabs()
-        observation = observe(self._connection, self._session.folder, fingerprint)
-        self._session.resources.projects.set_title(self._session.id, fingerprint.title)
-        self._check_controls(observation)
-        self._record_queue_labels(task.id for task in observation.labeled)
-        self._stopwatch.lap("observe")
+        with self._session.publish_lock():
+            outcome, request, observation = self._observe(request)
+        if observation is None:
+            return outcome
         trainer = VersionTrainer(
             self._session, self._report, self._cancelled, self._stopwatch, request.quick
         )
@@ -103,6 +92,63 @@ class Round:
             force=request.forced or request.quiet,
             on_hold=request.held and not request.forced,
         )
+        with self._session.publish_lock():
+            return self._publish(observation, new_version, trainer.budget_message)
+
+    def publish_live(self) -> None:
+        """Publish the live version, without a training; another process may train meanwhile.
+
+        Raises:
+            PrelabelError: it failed; the next round publishes it.
+        """
+        self._report("observing", 0.0, "")
+        self._connection = self._session.connection
+        with self._session.publish_lock():
+            fingerprint = fetch_fingerprint(self._connection)
+            observation = observe(self._connection, self._session.folder, fingerprint)
+            live_version = self._versions.live() or ""
+            publish_result = Publisher(self._session, self._report).publish(
+                observation, live_version
+            )
+            self._update_queue(publish_result, live_version)
+        self._upload_live_version()
+
+    def _observe(
+        self, request: RoundRequest
+    ) -> tuple[RoundOutcome, RoundRequest, Observation | None]:
+        """Read the project.
+
+        Returns:
+            the outcome if the round ends here; the adjusted request; and the observation, None if
+            the round ends here.
+        """
+        self._connection = self._session.connection
+        if apply_label_answers(self._session, self._report):
+            # no version knows the new name; it is also requested for the case that this round fails
+            request = replace(request, forced=True)
+        fingerprint = fetch_fingerprint(self._connection)
+        request = self.memory.adjust_request(request, fingerprint) if self.memory else request
+        if self.memory and self._can_skip(self.memory, fingerprint, request):
+            return self._reuse_outcome(self.memory, fingerprint), request, None
+        repair_files(self._session)
+        self._update_tabs()
+        observation = observe(self._connection, self._session.folder, fingerprint)
+        self._session.resources.projects.set_title(self._session.id, fingerprint.title)
+        self._check_controls(observation)
+        self._record_queue_labels(task.id for task in observation.labeled)
+        self._stopwatch.lap("observe")
+        return RoundOutcome(), request, observation
+
+    def _publish(
+        self, observation: Observation, new_version: str, budget_message: str
+    ) -> RoundOutcome:
+        """Publish the live version, and return the outcome of the round.
+
+        Args:
+            observation: the observation.
+            new_version: the version that was trained; empty if none was.
+            budget_message: message that the monthly budget is spent; empty otherwise.
+        """
         live_version = self._versions.live() or ""
         publisher = Publisher(self._session, self._report)
         publish_result = publisher.publish(observation, live_version)
@@ -114,15 +160,15 @@ class Round:
         outcome = self._build_outcome(
             observation, live_version, new_version, publish_result.unreadable_counts
         )
-        if trainer.budget_message:
-            outcome = replace(outcome, held=HeldVersion(reason=trainer.budget_message))
+        if budget_message:
+            outcome = replace(outcome, held=HeldVersion(reason=budget_message))
         self.memory = RoundMemory(
             observation.fingerprint,
             live_version,
             outcome,
             publish_result,
             observation.fingerprint.last_change,
-            over_budget=bool(trainer.budget_message),
+            over_budget=bool(budget_message),
         )
         if rescored:
             client, project_number = self._connection.client, self._session.number

@@ -299,6 +299,8 @@ class Service:
             id: the project.
             by: who did it.
             expected: the version that was confirmed; empty if any is accepted.
+        if project_state.state not in ("idle", "failed") or project_state.is_waiting:
+            self._chores.start_publish(project_state)
 
         Raises:
             NotFoundError: no project has this id.

@@ -52,7 +52,9 @@ from backend.settings import Settings
 from backend.store import wake
 from backend.store.projects import ProjectStore, save_outcome
 from backend.store.record_files import write_backed_up
+from backend.store.versions import VersionStore
 from tests.support.dashboard_client import served_with_service
+from tests.support.dashboard_homes import make_card
 
 ROOT = Path(__file__).parents[2]
 PoolWork = Callable[[WorkerPool], Awaitable[None]]
@@ -519,6 +521,36 @@ def test_a_cancelled_training_and_a_requested_one_are_shown_at_once(tmp_path: Pa
         await until(partial(in_state, service, "idle"))
 
     with_service(tmp_path, [1], work)
+
+
+def test_a_version_that_a_person_makes_live_is_published_during_a_training(tmp_path: Path) -> None:
+    (tmp_path / "hold-1").touch()
+    projects = ProjectStore(tmp_path / "home")
+    folder = projects.folder(projects.register("http://127.0.0.1:1", 1).id)
+    versions = VersionStore(folder)
+    for number in range(3):
+        versions.save(make_card(number, 4 * number), {}, lambda folder: None)
+        versions.promote(f"v{number}-0123abcd", "the loop", "")
+
+    def notes() -> str:
+        return (tmp_path / "notes").read_text()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        app = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as client:
+            page = (await client.get("/projects/1/confirm/v1-0123abcd")).text
+            assert "A training is running and continues." in page
+            headers = {"sec-fetch-site": "same-origin"}
+            await client.post("/projects/1/rollback?to=v1-0123abcd", headers=headers)
+        assert service.project("1").version == "v1-0123abcd"
+        await until(lambda: "published" in notes())
+        assert in_state(service, "training")
+        (tmp_path / "hold-1").unlink()
+        await until(partial(in_state, service, "idle"))
+
+    asked = with_service(tmp_path, [1], work)
+    assert {"published": "1"} in asked
 
 
 def test_a_quick_round_does_not_wait_for_a_long_one(tmp_path: Path) -> None:
