@@ -152,6 +152,7 @@ class ProjectFigures:
         unanswered: tasks that were submitted without a label of a single-choice control.
         settings_reset: a person's choice of project settings that was set back; None otherwise.
         removed_labels: labels of annotations that the labeling config no longer has.
+        audit_labels: number of labeled audit images; the live version may be measured on fewer.
     """
 
     title: str = ""
@@ -170,6 +171,7 @@ class ProjectFigures:
     unanswered: tuple[int, ...] = json_field((), optional=True)
     settings_reset: SettingsReset | None = json_field(None, optional=True)
     removed_labels: tuple[RemovedLabel, ...] = json_field((), optional=True)
+    audit_labels: int = json_field(0, optional=True)
 
 
 @dataclass(frozen=True)
@@ -208,12 +210,12 @@ class RoundOutcome(ProjectFigures):
 # -- a project ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RoundStatus:
 TRAINING_STATES = ("training", "evaluating")
 """States of a round in which it trains or evaluates a version that is not live yet."""
 
 
+@dataclass(frozen=True)
+class RoundStatus:
     """The current state of a project's round.
 
     Attributes:

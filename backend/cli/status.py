@@ -91,7 +91,7 @@ class ProjectReport:
         if status.settings_reset:
             notes.append(status.settings_reset.sentence)
         if status.version and not status.audit.is_conclusive:
-            notes.append(f"Audit set: {format_audit_progress(status.audit)}.")
+            notes.append(f"Audit set: {format_audit_progress(status.audit, status.audit_labels)}.")
         if status.estimate and status.estimate.is_conclusive:
             notes.append(f"{status.estimate.metric}: {format_estimate(status.estimate)}")
         if status.outlook:
@@ -186,7 +186,7 @@ def _read_report(
         status = replace(status, version=None, estimate=None, outlook=None, accepting=None)
     backend_status = served.get(record.id)
     if backend_status:  # it counts labels before a round has read them
-        names = ("labels", "waiting", "new_in_round")
+        names = ("labels", "waiting", "new_in_round", "audit_labels")
         status = replace(status, **{name: getattr(backend_status, name) for name in names})
     captures = projects.captures(record.id)
     all_captures = list(captures.all())

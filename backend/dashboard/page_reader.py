@@ -113,12 +113,18 @@ class DashboardReader:
         """Return a sentence for each project whose record is damaged."""
         return self._projects.damaged_messages()
 
-    def page(self, status: ProjectStatus, title_note: str = "") -> ProjectPage:
+    def page(
+        self,
+        status: ProjectStatus,
+        title_note: str = "",
+        recently_labeled: Set[int] = frozenset(),
+    ) -> ProjectPage:
         """Return the values of a project's page.
 
         Args:
             status: status of the project.
             title_note: tells it apart from other projects with its title.
+            recently_labeled: tasks that were labeled after the queue was ordered.
 
         Raises:
             StoreError: one of the project's files is damaged.
@@ -146,7 +152,7 @@ class DashboardReader:
                 _control_view(control, card, _example_rows(audit, examples, control))
                 for control in status.controls
             ],
-            queue=_next_task_rows(summary, queue_front),
+            queue=_next_task_rows(summary, queue_front, recently_labeled),
             suspects=[
                 _label_error_row(summary, queue_front, audit_tasks, row)
                 for row in suspects[:LABEL_ERRORS_SHOWN]
@@ -263,7 +269,9 @@ def _control_view(
         name=control.name,
         type=control.type,
         kind=recorded.kind,
-        labels=[_label_row(name, recorded) for name in control.labels],
+        labels=[
+            _label_row(name, recorded, control.examples.get(name, 0)) for name in control.labels
+        ],
         confusion=_confusion_matrix(recorded.confusion, control.labels),
         counting=recorded.counting,
         advice=recorded.advice,
@@ -273,13 +281,13 @@ def _control_view(
     )
 
 
-def _label_row(name: str, recorded: ControlCard) -> LabelRow:
+def _label_row(name: str, recorded: ControlCard, examples: int) -> LabelRow:
     figures = recorded.label_figures(name)
     return LabelRow(
         name=name,
         precision=figures.precision or IntervalEstimate(),
         recall=figures.recall or IntervalEstimate(),
-        examples=recorded.examples.get(name, 0),
+        examples=examples,
     )
 
 
@@ -303,7 +311,9 @@ def _confusion_matrix(
     )
 
 
-def _next_task_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow]:
+def _next_task_rows(
+    summary: ProjectSummary, front: QueueFront, labeled: Set[int]
+) -> list[QueueRow]:
     return [
         QueueRow(
             task=queued_task.task,
@@ -313,6 +323,7 @@ def _next_task_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow
             picture=front.thumbnail_path(str(queued_task.task)).exists(),
         )
         for queued_task in front.tasks()
+        if queued_task.task not in labeled
     ]
 
 

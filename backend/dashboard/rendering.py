@@ -16,14 +16,15 @@ from backend.dashboard.chart import build_chart
 from backend.dashboard.tried_image import TriedImage
 from backend.dashboard.values import ProjectPage, ProjectSummary, PromotionQuestion
 from backend.estimate import (
+    MIN_FIGURE_IMAGES,
     format_audit_progress,
     format_headline,
     format_interval,
     format_percent,
 )
 from backend.json_records import JsonObject
-
 from backend.records import TRAINING_STATES
+
 DASHBOARD_FOLDER = Path(__file__).resolve().parent
 ASSET_TYPES = {
     "style.css": "text/css",
@@ -54,6 +55,7 @@ TEMPLATE_GLOBALS: Mapping[str, Any] = {
     "unanswered_text": wording.explain_unanswered,
     "unanswered_shown": wording.UNANSWERED_SHOWN,
     "audit_progress": format_audit_progress,
+    "min_figure_images": MIN_FIGURE_IMAGES,
     "explain_figure": wording.explain_figure,
     "explain_estimate": wording.explain_estimate,
     "percent": format_percent,
@@ -195,11 +197,11 @@ class PageRenderer(TemplateRenderer):
             card=question.card,
             live=question.live,
             open_tasks_text=wording.describe_open_tasks(question.summary.status),
-        )
-
             training_text=wording.explain_running_training(version)
             if question.summary.status.round.state in TRAINING_STATES
             else "",
+        )
+
     def render_audit(self, summary: ProjectSummary, page: AuditPage) -> str:
         """Render the page of selected audit images."""
         return self._render("audit.html", root="../../", s=summary, page=page, notice="")

@@ -73,12 +73,17 @@ def describe_reason(queued_task: QueuedTask) -> str:
     return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(uncertainty=uncertainty)
 
 
-def explain_figure(figure: IntervalEstimate) -> str:
-    """Explain a version's figure, or why it is too early for one."""
+def explain_figure(figure: IntervalEstimate, audit_labels: int = 0) -> str:
+    """Explain a version's figure, or why it is too early for one.
+
+    Args:
+        figure: the figure.
+        audit_labels: number of audit images that are labeled by now.
+    """
     if figure.n < MIN_FIGURE_IMAGES:
         return (
             "The accuracy is measured on one image in ten, selected at random and never used for "
-            f"training: {format_audit_progress(figure)}."
+            f"training: {format_audit_progress(figure, audit_labels)}."
         )
     if figure.value is None:
         return ""
@@ -221,9 +226,6 @@ def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
     return "Every image is labeled, and the model is up to date with all labels."
 
 
-def explain_held_version(held: HeldVersion) -> str:
-    """Return why the newest version is not live, or why none is trained."""
-    return f"Version {held.version} is not live. {held.reason}" if held.version else held.reason
 def explain_running_training(version: str) -> str:
     """Explain what becomes of a running training when a person makes a version live."""
     return (
@@ -232,3 +234,6 @@ def explain_running_training(version: str) -> str:
     )
 
 
+def explain_held_version(held: HeldVersion) -> str:
+    """Return why the newest version is not live, or why none is trained."""
+    return f"Version {held.version} is not live. {held.reason}" if held.version else held.reason

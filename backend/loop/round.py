@@ -21,6 +21,7 @@ from backend.errors import (
 )
 from backend.label_studio.labeling_config import read_config
 from backend.label_studio.tabs import ProjectTabs, labeling_path
+from backend.learning.audit import is_audit
 from backend.loop import card as cards
 from backend.loop.observe import (
     Observation,
@@ -31,7 +32,7 @@ from backend.loop.observe import (
     observe,
 )
 from backend.loop.publish.publish import Publisher, PublishResult
-from backend.loop.publish.queue_order import refresh_queue
+from backend.loop.publish.queue_order import count_examples, refresh_queue
 from backend.loop.publish.queue_settings import follow_version, recent_reset
 from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.loop.rename_label import apply_label_answers
@@ -79,7 +80,6 @@ class Round:
         Raises:
             PrelabelError: the round failed; the live version stays.
         """
-        self._report("observing", 0.0, "")
         with self._session.publish_lock():
             outcome, request, observation = self._observe(request)
         if observation is None:
@@ -122,6 +122,7 @@ class Round:
             the outcome if the round ends here; the adjusted request; and the observation, None if
             the round ends here.
         """
+        self._report("observing", 0.0, "")
         self._connection = self._session.connection
         if apply_label_answers(self._session, self._report):
             # no version knows the new name; it is also requested for the case that this round fails
@@ -261,12 +262,16 @@ class Round:
             self._record_new_labels(memory, previous.version)
         new_skips = fingerprint.skip_count - memory.fingerprint.skip_count
         new_labels = max(0, new_annotations - new_skips)
+        newly_labeled = memory.newly_answered & memory.annotated_tasks
+        identity = self._connection.record.audit_identity
         return replace(
             previous,
             trained="",
             cleanup=False,
             waiting=previous.waiting + max(new_labels, len(memory.annotated_tasks)),
             labels=previous.labels + new_labels,
+            audit_labels=previous.audit_labels
+            + sum(is_audit(identity, task) for task in newly_labeled),
             settings_reset=recent_reset(self._session.folder),
         )
 
@@ -329,6 +334,7 @@ class Round:
         newest = self._versions.newest()
         labels = label_table(observation)
         waiting = count_changes(self._versions.labels(newest.version), labels) if newest else 0
+        examples = count_examples(observation)
         return RoundOutcome(
             title=observation.fingerprint.title,
             version=live_version,
@@ -336,7 +342,9 @@ class Round:
             labels=len(observation.labeled),
             audit=card.audit,
             controls=tuple(
-                ControlStatus.of_control(control, card.control(control.name))
+                ControlStatus.of_control(
+                    control, replace(card.control(control.name), examples=examples[control.name])
+                )
                 for control in observation.config.controls
             ),
             left_out=dict(observation.left_out + unreadable),
@@ -344,6 +352,7 @@ class Round:
             unanswered=tuple(task.id for task in observation.tasks if task.unanswered),
             settings_reset=recent_reset(self._session.folder),
             removed_labels=observation.removed_labels,
+            audit_labels=sum(map(observation.is_audit, observation.labeled)),
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,

@@ -161,7 +161,7 @@ class RoundRunner:
         if is_full_round:
             project.pending_events -= request.hints  # more events may have arrived during the round
         project.waiting_labels = outcome.waiting
-        project.recent_labels.finish_round()
+        project.recent_labels.finish_round(is_full=is_full_round)
         if request.forced:
             project.untrained_reason = outcome.untrained_reason
             if project.untrained_reason:

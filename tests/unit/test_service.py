@@ -31,7 +31,8 @@ from backend.errors import (
     UsageError,
 )
 from backend.label_studio.ml_protocol import NO_VERSION, parse_predict_request
-from backend.records import RoundOutcome, RoundStatus
+from backend.learning.audit import is_audit
+from backend.records import ControlStatus, RoundOutcome, RoundStatus
 from backend.scheduler import frames, supervise
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
@@ -51,6 +52,7 @@ from backend.server.source_archive import zip_source
 from backend.settings import Settings
 from backend.store import wake
 from backend.store.projects import ProjectStore, save_outcome
+from backend.store.queue_front import QueuedTask, QueueFront
 from backend.store.record_files import write_backed_up
 from backend.store.versions import VersionStore
 from tests.support.dashboard_client import served_with_service
@@ -441,6 +443,10 @@ def test_a_waiting_project_reports_what_it_waits_for(tmp_path: Path) -> None:
 def test_labels_count_at_once_while_a_round_runs(tmp_path: Path) -> None:
     (tmp_path / "hold-1").touch()
 
+    identity = "1.0"  # of the project, from which the audit set is drawn
+    audit_task = next(task for task in range(20, 99) if is_audit(identity, task))
+    new_tasks = [task for task in range(5, 20) if not is_audit(identity, task)][:2]
+
     def event(action: str, task: int, **annotation: object) -> bytes:
         return json.dumps(
             {
@@ -455,15 +461,23 @@ def test_labels_count_at_once_while_a_round_runs(tmp_path: Path) -> None:
         app = httpx.ASGITransport(create_app(service))
         async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as client:
             await until(partial(in_state, service, "training"))
-            for task in (5, 6, 6):
-                await client.post("/webhook", content=event("ANNOTATION_CREATED", task))
+            red = {"from_name": "colour", "type": "choices", "value": {"choices": ["red"]}}
+            for task in (*new_tasks, new_tasks[0], audit_task):
+                content = event("ANNOTATION_CREATED", task, result=[red])
+                await client.post("/webhook", content=content)
             await client.post("/webhook", content=event("ANNOTATION_UPDATED", 7))
             skip = event("ANNOTATION_CREATED", 8, was_cancelled=True)
             await client.post("/webhook", content=skip)
             row = (await client.get("/api/projects/1")).json()
-            assert (row["labels"], row["waiting"], row["new_in_round"]) == (2, 2, 2)
+            assert (row["labels"], row["waiting"], row["new_in_round"]) == (3, 3, 3)
+            assert row["audit_labels"] == 5
+            assert row["controls"][0]["examples"] == {"red": 6, "blue": 2}, "without the audit task"
             page = (await client.get("/projects/1/now")).text
-            assert "2 since this round began" in page
+            assert "3 since this round began" in page
+            page = (await client.get("/projects/1")).text
+            assert 'data-label="Examples">6</td>' in page
+            assert "Task 88" in page, "the queue is shown"
+            assert f"Task {new_tasks[0]}<" not in page, "it is labeled"
             (tmp_path / "hold-1").unlink()
             await until(partial(in_state, service, "idle"))
             await until(lambda: service.project("1").waiting == 0)
@@ -472,7 +486,13 @@ def test_labels_count_at_once_while_a_round_runs(tmp_path: Path) -> None:
 
     projects = ProjectStore(tmp_path / "home")
     record = projects.register("http://127.0.0.1:1", 1)
-    save_outcome(projects.folder(record.id), RoundOutcome(tasks=9))
+    control = ControlStatus(
+        name="colour", type="Choices", labels=("red", "blue"), examples={"red": 4, "blue": 2}
+    )
+    outcome = RoundOutcome(tasks=9, controls=(control,), audit_labels=4)
+    save_outcome(projects.folder(record.id), outcome)
+    queue = [QueuedTask(task, "typical") for task in (*new_tasks, 88)]
+    QueueFront(projects.folder(record.id)).save_tasks(queue)
     with_service(tmp_path, [1], work)
 
 
