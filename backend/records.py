@@ -26,7 +26,9 @@ class RoundRequest:
 
     Attributes:
         forced: requested by Start Training or the command line; train after any change.
-        quiet: no label arrived for ``PRELABEL_RETRAIN_QUIET`` seconds; train after any change.
+        quiet: no label arrived for ``PRELABEL_RETRAIN_QUIET`` seconds; train after any change,
+            unless it takes minutes and little is new.
+        long_quiet: no label arrived for minutes; train after any change.
         hints: number of events since the last full round; each may be a changed label.
         full: compare all labels even if nothing seems to have changed.
         held: the last round was cancelled; do not train unless forced.
@@ -35,6 +37,7 @@ class RoundRequest:
 
     forced: bool = False
     quiet: bool = False
+    long_quiet: bool = False
     hints: int = 0
     full: bool = False
     held: bool = False

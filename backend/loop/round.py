@@ -89,11 +89,15 @@ class Round:
         )
         new_version = trainer.train_if_needed(
             observation,
-            force=request.forced or request.quiet,
+            force=request.forced or request.long_quiet,
+            is_pause=request.quiet,
             on_hold=request.held and not request.forced,
         )
         with self._session.publish_lock():
-            return self._publish(observation, new_version, trainer.budget_message)
+            outcome = self._publish(observation, new_version, trainer.budget_message)
+        if self.memory is not None:
+            self.memory.awaits_pause = trainer.awaits_pause
+        return outcome
 
     def publish_live(self) -> None:
         """Publish the live version, without a training; another process may train meanwhile.
@@ -222,7 +226,8 @@ class Round:
             not (has_new_counts or request.hints or memory.annotated_tasks)
             and fingerprint.last_change <= memory.known_until
         ):
-            should_train = memory.outcome.waiting and request.quiet and not request.held
+            is_pause = request.long_quiet or (request.quiet and not memory.awaits_pause)
+            should_train = memory.outcome.waiting and is_pause and not request.held
             return not should_train or (memory.over_budget and self._is_over_budget())
         waiting_count = memory.outcome.waiting + max(1, request.hints, added_annotations)
         return (

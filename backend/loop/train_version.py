@@ -20,6 +20,7 @@ from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.evaluate.past_versions import LOOP_ACTOR
 from backend.loop.model_trainer import RECIPE_VERSION, ModelTrainer
 from backend.loop.observe import Observation, count_changes, label_table
+from backend.loop.training_pause import awaits_more_labels
 from backend.runtime.project_session import ProjectSession
 from backend.store.audit_predictions import save_audit_predictions
 from backend.store.drift_reference import save_reference
@@ -42,6 +43,7 @@ class VersionTrainer:
 
     Attributes:
         budget_message: message that the monthly budget is spent; empty otherwise.
+        awaits_pause: a training that takes minutes waits for more labels or a longer pause.
     """
 
     def __init__(
@@ -60,13 +62,18 @@ class VersionTrainer:
         self._quick = quick
         self._versions = session.versions
         self.budget_message = ""
+        self.awaits_pause = False
 
-    def train_if_needed(self, observation: Observation, *, force: bool, on_hold: bool) -> str:
+    def train_if_needed(
+        self, observation: Observation, *, force: bool, on_hold: bool, is_pause: bool = False
+    ) -> str:
         """Train a version if enough labels, or the setup, changed.
 
         Args:
             observation: the current tasks and labels.
             force: train after any change.
+            is_pause: people paused; train after any change, unless it takes minutes and little is
+                new.
             on_hold: do not train, because the last round was cancelled.
 
         Returns:
@@ -86,9 +93,14 @@ class VersionTrainer:
             return ""
         force = force or is_lost
         if newest is not None and not force and self._has_same_setup(observation, encoder, newest):
-            change_count = count_changes(self._versions.labels(newest.version), labels)
-            if 0 < change_count < self._settings.retrain_after:
-                return ""
+            trained = self._versions.labels(newest.version)
+            if 0 < count_changes(trained, labels) < self._settings.retrain_after:
+                regions = [c.name for c in observation.config.controls if not c.is_choices]
+                self.awaits_pause = is_pause and awaits_more_labels(
+                    self._versions.cards(), trained, labels, regions
+                )
+                if self.awaits_pause or not is_pause:
+                    return ""
         if newest is not None and self._is_over_budget():
             return ""
         return self._train_version(observation, encoder, labels, identity)

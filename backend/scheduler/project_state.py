@@ -39,7 +39,8 @@ class ProjectState:
             the labels changed.
         pending_events: number of events since the last full round.
         last_labeled_at: time of the last label, on the monotonic clock.
-        quiet_round_done: the last round ran after the quiet period, and did not wait for labels.
+        pauses_done: number of the pauses in labeling (the short and the long one) that had passed
+            when the last round began.
         waiting_labels: number of labels that no version was trained on.
         failures: number of consecutive failed rounds.
         locked_elsewhere: another process runs a round of the project.
@@ -68,7 +69,7 @@ class ProjectState:
     untrained_reason: str = ""
     pending_events: int = 0
     last_labeled_at: float = NEVER_LABELED
-    quiet_round_done: bool = False
+    pauses_done: int = 0
     waiting_labels: int = 0
     failures: int = 0
     locked_elsewhere: bool = False

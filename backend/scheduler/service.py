@@ -393,7 +393,7 @@ class Service:
         project.training_requested |= forced
         project.pending_events += labels
         if forced or labels:  # other events do not resume a cancelled training
-            project.training_paused = project.quiet_round_done = False
+            project.training_paused, project.pauses_done = False, 0
             project.last_labeled_at = self._clock()
         project.wake_event.set()
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -280,13 +281,16 @@ def test_background_work_continues_after_errors_and_logs_each_once(
 
 
 def with_service(
-    tmp_path: Path, numbers: list[int], work: Callable[[Service], Awaitable[None]]
+    tmp_path: Path,
+    numbers: list[int],
+    work: Callable[[Service], Awaitable[None]],
+    **settings_values: Any,
 ) -> list[dict[str, object]]:
     """Run work with a service whose rounds take 0.3 s, and return the rounds' requests."""
     notes = tmp_path / "notes"
 
     async def run() -> None:
-        settings = Settings(home=tmp_path / "home", poll_seconds=3600)
+        settings = Settings(home=tmp_path / "home", poll_seconds=3600, **settings_values)
         for number in numbers:
             projects = ProjectStore(settings.home)
             record = projects.register(f"http://127.0.0.1:{number}", number)
@@ -399,6 +403,24 @@ def test_waiting_labels_do_not_start_rounds_continuously(tmp_path: Path) -> None
 
     asks = with_service(tmp_path, [1], work)
     assert [ask["quiet"] for ask in asks] == [True]
+
+
+def test_a_waiting_label_is_looked_at_after_a_short_and_a_long_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that takes minutes waits for the second one if little is new."""
+    monkeypatch.setattr("backend.scheduler.round_runner.LONG_PAUSE_SECONDS", 3.0)
+    (tmp_path / "waiting").touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+        service.wake({"id": 1}, labels=1)
+        await asyncio.sleep(5)
+
+    asks = with_service(tmp_path, [1], work, quiet_seconds=1.5)
+    pauses = [(ask["quiet"], ask["long_quiet"]) for ask in asks]
+    assert pauses == [(True, True), (False, False), (True, False), (True, True)]
 
 
 def test_a_cancelled_first_training_waits_for_a_label(tmp_path: Path) -> None:
