@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 
+NEXT_STEP_TEXT = (
+    "Next: `prelabel init FOLDER` makes a project from a folder of images. For a project that "
+    "exists, start `prelabel serve`, then run `prelabel connect PROJECT` in another terminal."
+)
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "server",
@@ -35,7 +41,12 @@ def _run(options: argparse.Namespace) -> CommandResult:
     settings = read_settings()
     if options.remove:
         return _remove_login(settings, options)
+    from backend.store.projects import ProjectStore
+
     server, token, result = _store_login(settings, options)
+    projects = ProjectStore(settings.home).listed()
+    if not projects:
+        print_line(NEXT_STEP_TEXT, options)
     if variable := _overriding_variable(server, token):
         print_line(
             f"{variable} is set in this terminal, and commands use it first: unset it. A running "
