@@ -246,7 +246,9 @@ def _format_report(report: ProjectReport, options: argparse.Namespace) -> Iterat
         f"    {status.labels} of {status.tasks} tasks labeled{waiting_text * bool(status.waiting)}"
         f"{round_text * bool(status.new_in_round)}"
     )
-    if status.version:
+    if status.version and report.card and not report.card.has_model:
+        yield f"    live: {status.version}, which cannot predict your labels yet"
+    elif status.version:
         yield f"    live: {status.version}, on the audit set {report.figure}"
     else:
         yield "    live: none yet; `prelabel serve` creates the first version"

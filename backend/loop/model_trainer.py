@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backend.arrays import Floats, Indices
-from backend.callbacks import StateCallback, time_left
+from backend.callbacks import StateCallback
 from backend.card_records import ComputeCost
 from backend.domain import Control, ImageSize
 from backend.errors import ImageError, LongRoundError, RoundError
@@ -21,6 +20,7 @@ from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
 from backend.loop.observe import Observation, label_table
+from backend.loop.training_progress import TrainingProgress
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard
 from backend.training.detector import DetectorTrainingJob
@@ -179,13 +179,8 @@ class ModelTrainer:
             return self.live_model.detectors.get(control.name)
         if self._quick and samples:
             raise LongRoundError(f"{control.name} needs a training that takes minutes.")
-        started_at = time.monotonic()
-
-        def report_epoch(done: int, total: int) -> None:
-            remaining_seconds = (time.monotonic() - started_at) / done * (total - done)
-            detail = f"{control.name}: epoch {done} of {total}, {time_left(remaining_seconds)}"
-            self._report("training", done / total, detail)
-
+        is_only_one = len(self._controls_of("boxes", "points")) == 1
+        progress = TrainingProgress(self._report, "" if is_only_one else control.name)
         detector, cost = self._session.resources.compute.train_detector(
             DetectorTrainingJob(
                 control=control,
@@ -197,7 +192,7 @@ class ModelTrainer:
                 seed=self._settings.seed,
                 load_runner=self._session.resources.load_network_runner,
                 prompts=self._session.prompts(),
-                report=report_epoch,
+                report=progress.update,
                 cancelled=self._cancelled,
                 base_setting=self._session.resources.base_weights.setting,
             )

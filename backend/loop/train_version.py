@@ -29,6 +29,7 @@ from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
 log = logging.getLogger("prelabel")
+NO_MODEL_MESSAGE = "the images are ranked ({}); nothing predicts the labels yet"
 
 
 class VersionTrainer:
@@ -112,8 +113,11 @@ class VersionTrainer:
             self._log_live(card)
 
     def _log_live(self, card: VersionCard) -> None:
-        summary = cards.version_summary(card)
-        log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
+        if card.has_model:
+            summary = cards.version_summary(card)
+            log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
+        else:
+            log.info("project %s: %s", self._session.id, NO_MODEL_MESSAGE.format(card.version))
 
     def _is_over_budget(self) -> bool:
         """Return whether the monthly budget is spent, and store the message."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
+from backend.card_records import NO_MODEL_KIND
 from backend.learning.first_labels import describe_first_labels
 from backend.onboarding.backend_connection import address_with_auth, is_own_backend
 from backend.settings import Settings
@@ -98,7 +99,7 @@ def format_progress(progress: RoundStateJson) -> str:
 
 def has_preannotations(project: BackendProject) -> bool:
     """Return whether the project has pre-annotations before anything is labeled."""
-    return any(control["kind"] != "none yet" for control in project["controls"])
+    return any(control["kind"] != NO_MODEL_KIND for control in project["controls"])
 
 
 def describe_first_round(project: BackendProject, settings: Settings) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.card_records import (
+    NO_MODEL_KIND,
     AutoAcceptSection,
     ComputeCost,
     ControlCard,
@@ -85,6 +86,11 @@ class VersionCard:
             estimate=self.estimate,
             outlook=self.outlook,
         )
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it predicts the labels of any control; the first version may only rank images."""
+        return any(control.kind != NO_MODEL_KIND for control in self.controls.values())
 
     @property
     def has_hard_labels(self) -> bool:

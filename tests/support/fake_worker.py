@@ -33,6 +33,8 @@ from backend.scheduler.jobs import (
 
 def main() -> None:
     notes_file, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    for line in (f"Detector: of {notes_file}", "busy", "10%\r100%"):
+        print(line, file=sys.stderr, flush=True)
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         header, body = frame
         job = job_from_json(header)

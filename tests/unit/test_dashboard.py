@@ -66,7 +66,7 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
         "That version is live.",
         "healthy predicted as wilting 2 times",
         "About 92 of 100 images are predicted correctly",
-        "epoch 4 of 10",
+        "epoch 4, less than a minute left",
         "180 of 600",
         "Auto-accepted 12",
         "Auto-accept: Stopped: people corrected 4 of 20 accepted answers.",

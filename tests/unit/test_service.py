@@ -565,6 +565,25 @@ def test_a_cancelled_training_and_a_requested_one_are_shown_at_once(tmp_path: Pa
     with_service(tmp_path, [1], work)
 
 
+def test_workers_log_through_the_server_and_name_the_detector_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their lines would run into the progress line of `init`."""
+    caplog.set_level(logging.INFO)
+    (tmp_path / "hold-1").touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle", "2"))
+        (tmp_path / "hold-1").unlink()
+        await until(partial(in_state, service, "idle"))
+
+    with_service(tmp_path, [1, 2], work)
+    lines = [record.message for record in caplog.records]
+    assert lines.count(f"Detector: of {tmp_path / 'notes'}") == 1
+    assert lines.count("busy") == lines.count("100%") > 1, "each worker process logs it"
+
+
 def test_a_version_that_a_person_makes_live_is_published_during_a_training(tmp_path: Path) -> None:
     (tmp_path / "hold-1").touch()
     projects = ProjectStore(tmp_path / "home")
