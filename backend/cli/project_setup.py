@@ -32,6 +32,7 @@ from backend.onboarding.image_import import (
     imported_digests,
     summarize_if_empty,
 )
+from backend.onboarding.label_descriptions import labels_question
 from backend.onboarding.label_input import (
     adjust_job,
     complete_labels,
@@ -50,11 +51,6 @@ from backend.onboarding.labeling_job import (
 from backend.settings import Settings
 from backend.store.files import check_writable
 
-LABELS_QUESTION = (
-    "Which labels? Separate them by commas. Short descriptions improve the first predictions: ripe "
-    "= a red fruit, unripe = a green fruit. Separate labels by semicolons if descriptions contain "
-    "commas."
-)
 SINGLE_LABEL_QUESTION = "Only one label, {label}. Is it {label} against not {label}?"
 NO_IMAGES_MESSAGE = "There is no image in {folder} that can be read."
 
@@ -267,13 +263,14 @@ class ProjectSetup:
             complete_labels(labels, job if self._given.requested_job else adjust_job(job, labels))
             return labels
 
+        question = labels_question(job, self._settings)
         while True:
-            labels = self._prompter.ask_parsed(LABELS_QUESTION, "labels", default, parse)
+            labels = self._prompter.ask_parsed(question, "labels", default, parse)
             if len(labels) > 1 or job.is_region_job:
                 return labels
             name = labels[0].name
-            question = SINGLE_LABEL_QUESTION.format(label=name)
-            if self._prompter.confirm(question, "labels"):
+            single_question = SINGLE_LABEL_QUESTION.format(label=name)
+            if self._prompter.confirm(single_question, "labels"):
                 return labels
             self._prompter.explain(f"Then type {name} and the other labels.")
 

@@ -84,6 +84,8 @@ class ProjectReport:
     @property
     def notes(self) -> list[str]:
         """Sentences about the figures and how to improve them."""
+        from backend.dashboard.wording import describe_labels_left
+
         status = self.status
         notes = list(self.problems)
         if status.held:
@@ -91,7 +93,9 @@ class ProjectReport:
         if status.settings_reset:
             notes.append(status.settings_reset.sentence)
         if status.version and not status.audit.is_conclusive:
-            notes.append(f"Audit set: {format_audit_progress(status.audit, status.audit_labels)}.")
+            progress = format_audit_progress(status.audit, status.audit_labels)
+            labels_left = describe_labels_left(status.audit, status.audit_labels)
+            notes.append(f"Audit set: {progress}.{labels_left}")
         if status.estimate and status.estimate.is_conclusive:
             notes.append(f"{status.estimate.metric}: {format_estimate(status.estimate)}")
         if status.outlook:

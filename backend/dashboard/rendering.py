@@ -184,14 +184,13 @@ class PageRenderer(TemplateRenderer):
     def promotion_question(self, question: PromotionQuestion) -> str:
         """Render the page that asks before another version goes live."""
         version = question.card.version
-        verb = "Roll back to" if question.is_rollback else "Make"
-        suffix = "" if question.is_rollback else " live"
+        action = f"Roll back to {version}" if question.is_rollback else f"Promote {version}"
         return self._render(
             "confirm.html",
             root="../../../",
             notice="",
-            heading=f"{verb} {version}{suffix}?",
-            button=f"{verb} {version}{suffix}",
+            heading=f"{action}?",
+            button=action,
             action=f"rollback?to={version}" if question.is_rollback else f"promote/{version}",
             s=question.summary,
             card=question.card,

@@ -10,6 +10,7 @@ from backend.estimate import (
     format_interval,
     format_percent,
 )
+from backend.learning.audit import labels_until
 from backend.learning.first_labels import describe_first_labels
 from backend.records import HeldVersion, ProjectStatus, RemovedLabel, RoundStatus
 from backend.store.queue_front import DIFFERENT, RARE_LABEL, QueuedTask
@@ -84,6 +85,7 @@ def explain_figure(figure: IntervalEstimate, audit_labels: int = 0) -> str:
         return (
             "The accuracy is measured on one image in ten, selected at random and never used for "
             f"training: {format_audit_progress(figure, audit_labels)}."
+            f"{describe_labels_left(figure, audit_labels)}"
         )
     if figure.value is None:
         return ""
@@ -98,6 +100,19 @@ def explain_figure(figure: IntervalEstimate, audit_labels: int = 0) -> str:
         f"{meaning}. The true figure is between {interval} with 95% confidence. Measured on "
         f"{figure.n} images selected at random and never used for training.{caveat}"
     )
+
+
+def describe_labels_left(figure: IntervalEstimate, audit_labels: int) -> str:
+    """Return when the first figure comes, with a leading space; empty if nothing is missing.
+
+    Example:
+        >>> describe_labels_left(IntervalEstimate(), 3)
+        ' The first figure comes after about 70 more labels.'
+    """
+    missing = MIN_FIGURE_IMAGES - max(figure.n, audit_labels)
+    if missing <= 0:
+        return ""
+    return f" The first figure comes after about {labels_until(missing)} more labels."
 
 
 def explain_estimate(

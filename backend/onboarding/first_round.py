@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from backend.card_records import NO_MODEL_KIND
+from backend.estimate import MIN_FIGURE_IMAGES
+from backend.learning.audit import labels_until
 from backend.learning.first_labels import describe_first_labels
 from backend.onboarding.backend_connection import address_with_auth, is_own_backend
 from backend.settings import Settings
@@ -85,6 +87,12 @@ def wait_for_first_round(
     return None
 
 
+FIRST_FIGURE_TEXT = (
+    "The dashboard shows the first accuracy after about {labels} labels: it is measured on one "
+    "image in ten, which is never used for training."
+)
+
+
 def format_progress(progress: RoundStateJson) -> str:
     """Describe the state of a round in one line.
 
@@ -126,6 +134,7 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
     return [
         f"All {project['tasks']} images are embedded. The model cannot predict your labels yet. "
         f"{first_labels} Then every image is pre-annotated.",
+        FIRST_FIGURE_TEXT.format(labels=labels_until(MIN_FIGURE_IMAGES)),
         *([hint] if any(PROMPTS_HINT in text for text in advice) else []),
     ]
 

@@ -456,6 +456,15 @@ def test_figures_are_explained_in_plain_words(
     assert says in explain_figure(figure)
 
 
+def test_the_labels_until_the_first_figure_are_counted() -> None:
+    early = IntervalEstimate(3, 1.0, 0.4, 1.0)
+    assert "The first figure comes after about 70 more labels." in explain_figure(early)
+    assert "after about 20 more labels" in explain_figure(early, 8)
+    enough = explain_figure(early, 11)
+    assert "11 audit images are labeled, which is enough" in enough
+    assert "more labels" not in enough
+
+
 FEW_IMAGES = IntervalEstimate(3, 1.0, 0.4, 1.0)
 CROSS_VALIDATED = IntervalEstimate(40, 0.8, 0.65, 0.9, "accuracy by cross-validation")
 

@@ -211,7 +211,7 @@ def test_roll_back_asks_first_and_says_what_will_happen(tmp_path: Path) -> None:
         assert 'action="../../../projects/1/rollback?to=v3-0123abcd"' in html
         assert versions.live() == shown.version, "nothing has happened yet"
         other = (await client.get("/projects/1/confirm/v1-0123abcd")).text
-        assert "Make v1-0123abcd live?" in text(other)
+        assert "Promote v1-0123abcd?" in text(other)
         assert 'action="../../../projects/1/promote/v1-0123abcd"' in other
         assert (await client.get("/projects/1/confirm/v99")).status_code == 404
         outdated = await client.post("/projects/1/rollback?to=v1-0123abcd", headers=OURS)
