@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backend.card_records import ControlCard, Outlook
+from backend.card_records import NO_MODEL_KIND, ControlCard, Outlook
 from backend.dashboard import wording
 from backend.dashboard.audit_reader import AuditReader
 from backend.dashboard.audit_values import AuditPage, AuditPairs, ComparisonPage, ExampleRow
@@ -278,6 +278,7 @@ def _control_view(
         note=recorded.note,
         examples=examples,
         smart=bool(control.smart),
+        shown=recorded.shown if recorded.kind != NO_MODEL_KIND else None,
     )
 
 
