@@ -156,6 +156,7 @@ class ProjectFigures:
         settings_reset: a person's choice of project settings that was set back; None otherwise.
         removed_labels: labels of annotations that the labeling config no longer has.
         audit_labels: number of labeled audit images; the live version may be measured on fewer.
+        full_training_due: a quick version was trained, and its full training follows at once.
     """
 
     title: str = ""
@@ -175,6 +176,7 @@ class ProjectFigures:
     settings_reset: SettingsReset | None = json_field(None, optional=True)
     removed_labels: tuple[RemovedLabel, ...] = json_field((), optional=True)
     audit_labels: int = json_field(0, optional=True)
+    full_training_due: bool = json_field(False, optional=True)
 
 
 @dataclass(frozen=True)

@@ -137,16 +137,16 @@ class ModalCompute:
 
     def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
         """See ``Compute.train_detector``."""
-        from backend.training.detector import will_fine_tune
+        from backend.training.detector import warm_start_detector, will_fine_tune
 
         if not will_fine_tune(job):
             return self._local_compute.train_detector(job)
-        from backend.vision.detection.trained_detector import TrainedDetector, load_trained_detector
+        from backend.vision.detection.trained_detector import load_trained_detector
 
         self._upload_images(job)
         previous: FileContents = {}
-        if isinstance(job.previous, TrainedDetector) and job.previous.class_mapping.learned:
-            previous = serialization.dump_files(job.previous.save)
+        if (warm_detector := warm_start_detector(job)) is not None:
+            previous = serialization.dump_files(warm_detector.save)
         order = serialization.encode_detector_job(job, self._upload_base(job.base_setting))
         result, cost = self._run_order(order, {}, previous, job.report, job.cancelled)
         load = partial(load_trained_detector, load_runner=job.load_runner)

@@ -286,7 +286,12 @@ def load_local_version(resources: Resources, record: ProjectRecord, version: str
     """
     resources.versions(record).card(version)  # the clearest error for a missing version
     folder = resources.versions(record).path(version)
-    model = load_model(folder, _RunnerCache(resources).load, resources.open_vocabulary)
+    model = load_model(
+        folder,
+        _RunnerCache(resources).load,
+        resources.load_feature_runner,
+        resources.open_vocabulary,
+    )
     loaded = load_with_model(resources, record, version, model)
     loaded.predict([noise_image()])
     return loaded

@@ -84,7 +84,8 @@ def detect_regions(
     current_labels = frozenset(control.label_names)
     names = detector.class_mapping.labels
     return [
-        _to_regions(raw, names, current_labels) for raw in detector.detect(images, min_confidence)
+        to_scored_regions(raw, names, current_labels)
+        for raw in detector.detect(images, min_confidence)
     ]
 
 
@@ -226,9 +227,16 @@ def _box_extents(sample: RegionSample, label: str) -> Floats:
     return boxes[:, 2:] - boxes[:, :2]
 
 
-def _to_regions(
+def to_scored_regions(
     raw: Detections, names: Sequence[str], current_labels: frozenset[str]
 ) -> ScoredRegions:
+    """Convert detections to regions.
+
+    Args:
+        raw: detections, whose labels are indices into ``names``.
+        names: label names of the detector.
+        current_labels: labels of the config; other detections are dropped.
+    """
     rows = [
         (Region(names[label], *map(float, box)), float(confidence))
         for box, confidence, label in zip(raw.boxes, raw.confidence, raw.labels, strict=True)

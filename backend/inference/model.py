@@ -16,6 +16,7 @@ from backend.store.files import write_json
 from backend.store.record_files import read_record
 
 if TYPE_CHECKING:
+    from backend.vision.detection.feature_network import FeatureRunner
     from backend.vision.detection.network import DetectionNetwork
     from backend.vision.detection.network_runner import NetworkRunner
     from backend.vision.detection.trained_detector import Detector
@@ -130,6 +131,7 @@ def save_model(model: Model, folder: Path) -> None:
 def load_model(
     folder: Path,
     load_runner: Callable[[DetectionNetwork, int, str], NetworkRunner],
+    load_feature_runner: Callable[[DetectionNetwork, int, str], FeatureRunner],
     load_prompt_network: Callable[[str], OpenVocabulary],
 ) -> Model:
     """Load a model.
@@ -137,6 +139,7 @@ def load_model(
     Args:
         folder: folder written by `save_model`.
         load_runner: loads the runner of a detection network.
+        load_feature_runner: loads the runner for the features of a detection network.
         load_prompt_network: loads the open-vocabulary network by its file name.
 
     Raises:
@@ -145,16 +148,20 @@ def load_model(
     detector_names = _load_names(folder, "finder")
     loaded_detectors: dict[str, Detector] = {}
     for index, name in enumerate(detector_names):
+        from backend.vision.detection.probe_detector import is_probe, load_probe_detector
         from backend.vision.detection.prompted_detector import is_prompted, load_prompted_detector
         from backend.vision.detection.trained_detector import load_trained_detector
 
         detector_folder = folder / f"finder-{index}"
-        has_prompts = is_prompted(detector_folder)
-        loaded_detectors[name] = (
-            load_prompted_detector(detector_folder, load_prompt_network, load_runner)
-            if has_prompts
-            else load_trained_detector(detector_folder, load_runner)
-        )
+        if is_prompted(detector_folder):
+            detector: Detector = load_prompted_detector(
+                detector_folder, load_prompt_network, load_runner
+            )
+        elif is_probe(detector_folder):
+            detector = load_probe_detector(detector_folder, load_feature_runner)
+        else:
+            detector = load_trained_detector(detector_folder, load_runner)
+        loaded_detectors[name] = detector
     controls, file = load_controls(folder), folder / "thresholds.json"
     thresholds = read_record(file, dict[str, dict[str, float]], advice=MODEL_FIX)
     if thresholds is None and controls:  # early releases wrote neither

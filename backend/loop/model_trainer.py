@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,8 +24,15 @@ from backend.loop.observe import Observation, label_table
 from backend.loop.training_progress import TrainingProgress
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard
-from backend.training.detector import DetectorTrainingJob
+from backend.training.detector import (
+    DetectorTrainingJob,
+    choose_input_size,
+    suits_quick_training,
+    warm_start_detector,
+)
 from backend.training.head import ChoiceExamples, HeadTrainingJob, cross_validate_head
+from backend.training.quick_detector import QuickTrainingJob, train_quick_detector
+from backend.vision.detection.probe_detector import ProbeDetector
 from backend.vision.detection.trained_detector import Detector
 from backend.vision.encoders.base import Encoder
 from backend.vision.heads.head import Head
@@ -45,6 +53,7 @@ class ModelTrainer:
         report: receives the progress.
         cancelled: polled during training; training stops when it returns True.
         quick: raise :class:`LongRoundError` instead of training a detector.
+        between_epochs: called after each epoch of a detector's training.
 
     Attributes:
         live_card: card of the live version; None without one.
@@ -61,6 +70,7 @@ class ModelTrainer:
         report: StateCallback = lambda state, progress, detail: None,
         cancelled: Callable[[], bool] = lambda: False,
         quick: bool = False,
+        between_epochs: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = session.settings
         self._session = session
@@ -70,6 +80,7 @@ class ModelTrainer:
         self._embeddings = embeddings
         self._report = report
         self._cancelled = cancelled
+        self._between_epochs = between_epochs
         self._versions = session.versions
         self.live_card = self._read_live_card()
         self.live_model = session.model(self.live_card.version) if self.live_card else Model({})
@@ -97,14 +108,30 @@ class ModelTrainer:
             {name: detector for name, detector in detectors.items() if detector is not None},
         )
 
-    def refresh_live(self) -> bool:
-        """Read the live version again, and return whether a person changed it meanwhile."""
-        card, previous = self._read_live_card(), self.live_card
-        if (card.version if card else "") == (previous.version if previous else ""):
-            return False
-        self.live_card = card
-        self.live_model = self._session.model(card.version) if card else Model({})
-        return True
+    def train_quick_model(self) -> Model | None:
+        """Train all heads, and quick detectors for the controls whose training takes minutes.
+
+        The other detectors are those of the live version.
+
+        Returns:
+            None if no control would get a quick detector.
+
+        Raises:
+            RoundCancelledError: training was cancelled.
+            PrelabelError: training failed.
+        """
+        quick_controls = [
+            c
+            for c in self._controls_of("boxes", "points")
+            if not self.is_unchanged(c) and suits_quick_training(self._detector_job(c, 0.0))
+        ]
+        trained = {c.name: train_quick_detector(self._quick_job(c)) for c in quick_controls}
+        quick_detectors = {name: d for name, d in trained.items() if d is not None}
+        if not quick_detectors:
+            return None
+        heads = {c.name: self._train_head(c) for c in self._controls_of("choices")}
+        detectors = {**self.live_model.detectors, **quick_detectors}
+        return Model({name: head for name, head in heads.items() if head is not None}, detectors)
 
     def examples(self, control: Control) -> ChoiceExamples:
         """Return the labeled images of a choices control."""
@@ -133,6 +160,15 @@ class ModelTrainer:
             self._session.resources.prompt_files(),
         ]
         return [control.kind, labels, *dependencies]
+
+    def refresh_live(self) -> bool:
+        """Read the live version again, and return whether it changed during the training."""
+        live_card, previous = self._read_live_card(), self.live_card
+        if (live_card.version if live_card else "") == (previous.version if previous else ""):
+            return False
+        self.live_card = live_card
+        self.live_model = self._session.model(live_card.version) if live_card else Model({})
+        return True
 
     def _read_live_card(self) -> VersionCard | None:
         """Return the live version's card; None before the first version."""
@@ -179,30 +215,75 @@ class ModelTrainer:
             return self.live_model.detectors.get(control.name)
         if self._quick and samples:
             raise LongRoundError(f"{control.name} needs a training that takes minutes.")
-        is_only_one = len(self._controls_of("boxes", "points")) == 1
-        progress = TrainingProgress(self._report, "" if is_only_one else control.name)
-        detector, cost = self._session.resources.compute.train_detector(
-            DetectorTrainingJob(
-                control=control,
-                samples=samples,
-                base_network=self._session.resources.base_network,
-                previous=self.live_model.detectors.get(control.name),
-                input_size=self._settings.detector_size,
-                max_seconds=seconds,
-                seed=self._settings.seed,
-                load_runner=self._session.resources.load_network_runner,
-                prompts=self._session.prompts(),
-                report=progress.update,
-                cancelled=self._cancelled,
-                base_setting=self._session.resources.base_weights.setting,
-            )
-        )
+        progress = TrainingProgress(self._report, self._progress_prefix(control))
+
+        def report_epoch(done: int, total: int) -> None:
+            progress.update(done, total)
+            self._between_epochs()
+
+        job = replace(self._detector_job(control, seconds), report=report_epoch)
+        detector, cost = self._session.resources.compute.train_detector(job)
         self.cost += cost
         return detector
+
+    def _detector_job(self, control: Control, seconds: float) -> DetectorTrainingJob:
+        resources = self._session.resources
+        return DetectorTrainingJob(
+            control=control,
+            samples=self.samples(control),
+            base_network=resources.base_network,
+            previous=self.live_model.detectors.get(control.name),
+            input_size=self._settings.detector_size,
+            max_seconds=seconds,
+            seed=self._settings.seed,
+            load_runner=resources.load_network_runner,
+            prompts=self._session.prompts(),
+            report=lambda done, total: None,
+            cancelled=self._cancelled,
+            base_setting=resources.base_weights.setting,
+        )
+
+    def _quick_job(self, control: Control) -> QuickTrainingJob:
+        samples, resources = self.samples(control), self._session.resources
+        live_detector = self.live_model.detectors.get(control.name)
+        tuned_detector = warm_start_detector(self._detector_job(control, 0.0))
+        is_quick = isinstance(live_detector, ProbeDetector)  # with the same network, fewer labels
+
+        prefix = self._progress_prefix(control)
+
+        def report_images(done: int, total: int) -> None:
+            self._report("training", done / total, f"{prefix}image {done} of {total}")
+
+        return QuickTrainingJob(
+            control=control,
+            samples=samples,
+            network=tuned_detector.network if tuned_detector else resources.base_network,
+            network_tasks=self._network_tasks() if tuned_detector else frozenset(),
+            rival=None if is_quick else live_detector,
+            input_size=self._settings.detector_size or choose_input_size(samples),
+            seed=self._settings.seed,
+            load_feature_runner=resources.load_feature_runner,
+            report=report_images,
+            cancelled=self._cancelled,
+        )
+
+    def _progress_prefix(self, control: Control) -> str:
+        """Return the name of a control for its progress, if the project has several detectors."""
+        is_only_one = len(self._controls_of("boxes", "points")) == 1
+        return "" if is_only_one else f"{control.name}: "
+
+    def _network_tasks(self) -> frozenset[int]:
+        """Return the tasks that the networks of the live version were trained on."""
+        card = self.live_card
+        while card is not None and card.is_quick and card.parent:
+            card = self._versions.card(card.parent)
+        return frozenset(map(int, self._versions.labels(card.version))) if card else frozenset()
 
     def is_unchanged(self, control: Control) -> bool:
         """Return whether the live detector was trained with the same labels and inputs."""
         live_card = self.live_card
+        if isinstance(self.live_model.detectors.get(control.name), ProbeDetector):
+            return False  # its full training is due
         if live_card is None or live_card.detector.id != self._session.resources.base_weights.id:
             return False
         if live_card.control(control.name).made_from != self.detector_dependencies(control):

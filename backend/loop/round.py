@@ -17,6 +17,7 @@ from backend.errors import (
     LabelStudioError,
     OverBudgetError,
     PrelabelError,
+    RoundCancelledError,
     StoreError,
 )
 from backend.label_studio.labeling_config import read_config
@@ -47,6 +48,12 @@ from backend.store.queue_front import QueueFront
 from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
+FRONT_SIZE = 50
+"""Number of tasks that get predictions of a quick version, which serves until the full one."""
+
+
+def _ignore_progress(state: str, progress: float, detail: str) -> None:
+    """Ignore the progress of short work during a training, which reports its own."""
 
 
 class Round:
@@ -84,8 +91,14 @@ class Round:
             outcome, request, observation = self._observe(request)
         if observation is None:
             return outcome
+        self._served_annotations = observation.fingerprint.annotation_count
         trainer = VersionTrainer(
-            self._session, self._report, self._cancelled, self._stopwatch, request.quick
+            self._session,
+            self._report,
+            self._cancelled,
+            self._stopwatch,
+            request.quick,
+            self._serve_new_labels,
         )
         new_version = trainer.train_if_needed(
             observation,
@@ -156,7 +169,11 @@ class Round:
         """
         live_version = self._versions.live() or ""
         publisher = Publisher(self._session, self._report)
-        publish_result = publisher.publish(observation, live_version)
+        newest = self._versions.newest()
+        is_full_due = bool(new_version) and newest is not None and newest.is_quick
+        publish_result = publisher.publish(
+            observation, live_version, limit=FRONT_SIZE if is_full_due else None
+        )
         rescored = (
             {} if new_version == live_version else self._update_queue(publish_result, live_version)
         )
@@ -167,6 +184,7 @@ class Round:
         )
         if budget_message:
             outcome = replace(outcome, held=HeldVersion(reason=budget_message))
+        outcome = replace(outcome, full_training_due=is_full_due)
         self.memory = RoundMemory(
             observation.fingerprint,
             live_version,
@@ -181,6 +199,31 @@ class Round:
                 client.iter_changed_tasks(project_number, self.memory.known_until), set(rescored)
             )
         return outcome
+
+    def _serve_new_labels(self) -> None:
+        """Train and publish a quick version if enough labels arrived during a long training.
+
+        The training goes on afterwards, so a failure is only logged.
+        """
+        try:
+            fingerprint = fetch_fingerprint(self._connection)
+            added_annotations = fingerprint.annotation_count - self._served_annotations
+            if added_annotations < self._settings.retrain_after:
+                return
+            self._served_annotations = fingerprint.annotation_count
+            observation = observe(self._connection, self._session.folder, fingerprint)
+            trainer = VersionTrainer(
+                self._session, _ignore_progress, self._cancelled, cards.Stopwatch()
+            )
+            if trainer.train_quick_version(observation):
+                live_version = self._versions.live() or ""
+                publisher = Publisher(self._session, _ignore_progress)
+                with self._session.publish_lock():
+                    publisher.publish(observation, live_version, limit=FRONT_SIZE)
+        except RoundCancelledError:
+            return  # the training stops as well
+        except PrelabelError as error:
+            log.warning("project %s: new labels wait: %s", self._session.id, error)
 
     def _update_tabs(self) -> None:
         """Keep the tab in the order of the queue, and repair tabs that hide the Data Manager."""
@@ -212,6 +255,8 @@ class Round:
         self, memory: RoundMemory, fingerprint: ProjectFingerprint, request: RoundRequest
     ) -> bool:
         """Return whether a full round is unnecessary, based on the fingerprint."""
+        if memory.outcome.full_training_due and not request.held:
+            return False
         if request.full or request.forced or memory.live_version != (self._versions.live() or ""):
             return False
         previous = memory.fingerprint

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from backend.callbacks import StateCallback
 from backend.card_records import ModelSource, Promotion
@@ -25,6 +26,7 @@ from backend.runtime.project_session import ProjectSession
 from backend.store.audit_predictions import save_audit_predictions
 from backend.store.drift_reference import save_reference
 from backend.store.queue_front import QueueFront
+from backend.store.version_card import Stage
 from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
@@ -32,15 +34,35 @@ log = logging.getLogger("prelabel")
 NO_MODEL_MESSAGE = "the images are ranked ({}); nothing predicts the labels yet"
 
 
+class VersionInputs(NamedTuple):
+    """What a version is trained on.
+
+    Attributes:
+        observation: the current tasks and labels.
+        encoder: encoder of the choices controls; None without one.
+        labels: the labels, to compare them with those of other versions.
+        identity: hash of the labels and the setup.
+    """
+
+    observation: Observation
+    encoder: Encoder | None
+    labels: LabelSnapshot
+    identity: str
+
+
 class VersionTrainer:
     """Trains versions of one project.
+
+    If the training of a detector takes minutes and a quick one can serve meanwhile, a quick version
+    is trained first. The next call trains the full version.
 
     Args:
         session: the project's session.
         report: receives the progress.
         cancelled: polled during training; training stops when it returns True.
         stopwatch: records the duration of each step.
-        quick: train no detector, see :class:`ModelTrainer`.
+        quick: train no detector in full, see :class:`ModelTrainer`.
+        between_epochs: called after each epoch of a detector's training.
 
     Attributes:
         budget_message: message that the monthly budget is spent; empty otherwise.
@@ -54,6 +76,7 @@ class VersionTrainer:
         cancelled: Callable[[], bool],
         stopwatch: cards.Stopwatch,
         quick: bool = False,
+        between_epochs: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = session.settings
         self._session = session
@@ -61,6 +84,7 @@ class VersionTrainer:
         self._cancelled = cancelled
         self._stopwatch = stopwatch
         self._quick = quick
+        self._between_epochs = between_epochs
         self._versions = session.versions
         self.budget_message = ""
         self.awaits_pause = False
@@ -93,6 +117,8 @@ class VersionTrainer:
         if newest is not None and newest.identity == identity and not (is_lost and newest.is_held):
             return ""
         force = force or is_lost
+        is_full_due = newest is not None and newest.is_quick
+        force = force or is_full_due
         if newest is not None and not force and self._has_same_setup(observation, encoder, newest):
             trained = self._versions.labels(newest.version)
             if 0 < count_changes(trained, labels) < self._settings.retrain_after:
@@ -104,7 +130,23 @@ class VersionTrainer:
                     return ""
         if newest is not None and self._is_over_budget():
             return ""
-        return self._train_version(observation, encoder, labels, identity)
+        inputs = VersionInputs(observation, encoder, labels, identity)
+        if not is_full_due and (quick_version := self._train_version(inputs, "quick")):
+            return quick_version
+        return self._train_version(inputs, "full")
+
+    def train_quick_version(self, observation: Observation) -> str:
+        """Train a quick version, during the full training of one with fewer labels.
+
+        Returns:
+            its name; empty if no detector would be trained quickly.
+
+        Raises:
+            PrelabelError: training failed; the live version stays.
+        """
+        encoder, labels = self._load_encoder(observation), label_table(observation)
+        identity = self._version_identity(observation, labels, encoder)
+        return self._train_version(VersionInputs(observation, encoder, labels, identity), "quick")
 
     def _finish_promotion(self) -> None:
         """Promote a version that passed the gate but was not promoted because of a crash."""
@@ -188,13 +230,13 @@ class VersionTrainer:
             ]
         )
 
-    def _train_version(
-        self,
-        observation: Observation,
-        encoder: Encoder | None,
-        labels: LabelSnapshot,
-        identity: str,
-    ) -> str:
+    def _train_version(self, inputs: VersionInputs, stage: Stage) -> str:
+        """Train, assess and save a version.
+
+        Returns:
+            its name; empty if the stage is ``quick`` and no detector would be trained quickly.
+        """
+        observation, encoder, labels, identity = inputs
         self._report("training", 0.0, "")
         embeddings = self._embed_images(observation, encoder)
         self._stopwatch.lap("embed")
@@ -207,8 +249,11 @@ class VersionTrainer:
             self._report,
             self._cancelled,
             self._quick,
+            self._between_epochs,
         )
-        model = trainer.train_model()
+        model = trainer.train_quick_model() if stage == "quick" else trainer.train_model()
+        if model is None:
+            return ""
         self._stopwatch.lap("train")
         self._report("evaluating", 0.0, "")
         trainer.refresh_live()
@@ -219,6 +264,7 @@ class VersionTrainer:
             model, thresholds=assessment.thresholds, controls=observation.config.controls
         )
         self._stopwatch.lap("evaluate")
+        identity = content_hash([identity, stage]) if stage == "quick" else identity
         number, name = self._versions.next_name(identity)
         card = VersionCard(
             version=name,
@@ -246,6 +292,7 @@ class VersionTrainer:
             uncertain_labels=cards.count_uncertain_labels(
                 observation, QueueFront(self._session.folder).uncertain_labeled()
             ),
+            stage=stage,
         )
         reference = build_reference(observation, trainer, model, embeddings)
 

@@ -19,7 +19,7 @@ class TrainingProgress:
 
     Args:
         report: receives the progress.
-        prefix: what is trained, if the project has several detectors; else empty.
+        prefix: begins each message, such as the name of the detector if there are several.
         clock: monotonic clock in seconds.
     """
 
@@ -30,7 +30,7 @@ class TrainingProgress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._report = report
-        self._prefix = f"{prefix}: " if prefix else ""
+        self._prefix = prefix
         self._clock = clock
         self._started_at = clock()
         self._fraction = 0.0

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from backend.domain import Control
     from backend.vision.detection.base_weights import BaseWeights
+    from backend.vision.detection.feature_network import FeatureRunner
     from backend.vision.detection.network import DetectionNetwork
     from backend.vision.detection.network_runner import NetworkRunner
     from backend.vision.detection.yoloe import OpenVocabulary
@@ -57,6 +58,7 @@ class Resources:
         self._models: dict[tuple[str, str], Model] = {}
         self._prototypes: dict[tuple[str, tuple[object, ...]], npt.NDArray[np.float32]] = {}
         self._runners: dict[tuple[str, int], NetworkRunner] = {}
+        self._feature_runners: dict[tuple[str, int], FeatureRunner] = {}
         self._open_vocabularies: dict[str, OpenVocabulary] = {}
         self.image_copies = ImageCopies(settings.home / "pictures")
 
@@ -106,6 +108,19 @@ class Resources:
             self._runners.pop(next(iter(self._runners)))
         return runner
 
+    def load_feature_runner(self, network: DetectionNetwork, size: int, key: str) -> FeatureRunner:
+        """Return a runner for the features of a network; the most recently used are cached."""
+        from backend.vision.detection.feature_network import load_feature_runner
+
+        runner = self._feature_runners.pop((key, size), None)
+        if runner is None:
+            folder = self.weights_folder / "compiled"
+            runner = load_feature_runner(network, size, f"{key}-{size}", folder, log.info)
+        self._feature_runners[key, size] = runner
+        while len(self._feature_runners) > RUNNER_CACHE_SIZE:
+            self._feature_runners.pop(next(iter(self._feature_runners)))
+        return runner
+
     def open_vocabulary(self, weights: str) -> OpenVocabulary:
         """Load an open-vocabulary network (YOLOE) from a weights file; cached."""
         from backend.vision.detection.yoloe import OpenVocabulary
@@ -145,7 +160,9 @@ class Resources:
         model = self._models.pop(key, None)
         if model is None:
             folder = self.versions(record).path(version)
-            model = load_model(folder, self.load_network_runner, self.open_vocabulary)
+            model = load_model(
+                folder, self.load_network_runner, self.load_feature_runner, self.open_vocabulary
+            )
         self._models[key] = model
         while len(self._models) > MODEL_CACHE_SIZE:
             self._models.pop(next(iter(self._models)))

@@ -133,6 +133,8 @@ class RoundRunner:
         def report(state: str, progress: float, detail: str) -> None:
             if state == "training" and detail and detail != project.detail:
                 log.info("project %s: %s", project.record.id, detail)
+            if state != project.state or (state == "training" and detail != project.detail):
+                self.refresh_live(project)  # a quick version may have been promoted
             project.set_state(state, detail, progress)
             project.recent_labels.note_state(state)
 
@@ -171,6 +173,8 @@ class RoundRunner:
         is_full_round, outcome = outcome.cleanup, replace(outcome, cleanup=False)
         if is_full_round:
             project.pending_events -= request.hints  # more events may have arrived during the round
+        if outcome.full_training_due:
+            project.wake_event.set()
         project.waiting_labels = outcome.waiting
         project.recent_labels.finish_round(is_full=is_full_round)
         if request.forced:
@@ -188,7 +192,8 @@ class RoundRunner:
             with contextlib.suppress(StoreError):  # the file is only needed at the next start
                 save_outcome(self.projects.folder(project.record.id), outcome)
         self.refresh_live(project)
-        self.chores.start_after_round(project, outcome, is_full_round=is_full_round)
+        if not outcome.full_training_due:
+            self.chores.start_after_round(project, outcome, is_full_round=is_full_round)
 
     def _fail_round(self, project: ProjectState, error: str, forced: bool) -> None:
         if error != project.error:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from backend.card_records import (
     NO_MODEL_KIND,
@@ -22,6 +22,9 @@ from backend.estimate import IntervalEstimate
 from backend.json_records import json_field
 from backend.records import ProjectStatus
 
+Stage = Literal["quick", "full"]
+"""A quick version has detectors that only learned their last layer, see
+:mod:`backend.training.quick_detector`; the full training follows."""
 LabelSnapshot = Mapping[str, Mapping[str, list[Any]]]
 """Task → control → sorted label names, or sorted rows ``[label, x0, y0, x1, y1]``."""
 
@@ -51,6 +54,7 @@ class VersionCard:
         compute: where it was trained, and the cost.
         uncertain_labels: number of training labels of images that came next in the queue because
             the model was uncertain about them.
+        stage: whether its detectors were trained quickly or in full.
     """
 
     version: str
@@ -72,6 +76,7 @@ class VersionCard:
     accepting: AutoAcceptSection | None = json_field(None, none_as_empty=True)
     compute: ComputeCost | None = json_field(None, none_as_empty=True)
     uncertain_labels: int = json_field(0, optional=True)
+    stage: Stage = json_field("full", optional=True)
 
     def control(self, name: str) -> ControlCard:
         """Return the section of a control; it is empty if the version has none."""
@@ -91,6 +96,11 @@ class VersionCard:
     def has_model(self) -> bool:
         """Whether it predicts the labels of any control; the first version may only rank images."""
         return any(control.kind != NO_MODEL_KIND for control in self.controls.values())
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the full training of its detectors follows."""
+        return self.stage == "quick"
 
     @property
     def has_hard_labels(self) -> bool:

@@ -21,6 +21,8 @@ from backend.learning.detection_metrics import label_difficulty
 from backend.learning.first_labels import MIN_DETECTOR_IMAGES
 from backend.learning.thresholds import best_f1_threshold
 from backend.vision.detection.class_matching import match_classes
+from backend.vision.detection.feature_network import has_features
+from backend.vision.detection.probe_detector import ProbeDetector
 from backend.vision.detection.prompted_detector import PromptedDetector
 from backend.vision.detection.trained_detector import (
     DEFAULT_CONFIDENCE_THRESHOLD,
@@ -101,6 +103,20 @@ def will_fine_tune(job: DetectorTrainingJob) -> bool:
     return job.prompts is None or not job.prompts.is_available()
 
 
+def suits_quick_training(job: DetectorTrainingJob) -> bool:
+    """Return whether a quick detector is worth training before `train_detector`.
+
+    It is if training takes minutes and there are learned features: those of the live version, or
+    those of a pretrained base network unless that detects all labels by their names already.
+    """
+    if not will_fine_tune(job) or not has_features(job.base_network):
+        return False
+    if warm_start_detector(job) is not None:
+        return True
+    covers_labels = len(_class_by_label(job)) == len(job.control.labels)
+    return job.base_network.spec.pretrained and not covers_labels
+
+
 def train_detector(job: DetectorTrainingJob) -> Detector | None:
     """Fine-tune a detector on all labeled images outside the audit set.
 
@@ -166,10 +182,10 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
         interpolate_weights,
     )
 
-    size = job.input_size or _choose_input_size(samples)
+    size = job.input_size or choose_input_size(samples)
     box_sizes = point_box_sizes(job.control, samples, size)
     examples = [example_from_sample(sample, job.control, box_sizes) for sample in samples]
-    warm_detector = _warm_start_detector(job)
+    warm_detector = warm_start_detector(job)
     unseen_labels = _labels_without_example(job, samples)
     start_network = build_start_network(job, warm_detector, unseen_labels)
     is_fully_pretrained = job.base_network.spec.pretrained and len(_class_by_label(job)) == len(
@@ -246,9 +262,18 @@ def _class_by_label(job: DetectorTrainingJob) -> dict[int, int]:
     }
 
 
-def _warm_start_detector(job: DetectorTrainingJob) -> TrainedDetector | None:
-    """Return the live version's detector if it can be fine-tuned further, else None."""
+def warm_start_detector(job: DetectorTrainingJob) -> TrainedDetector | None:
+    """Return the live version's detector if it can be fine-tuned further, else None.
+
+    Of a quick detector, that is its network with its own class layer, if it was fine-tuned.
+    """
     previous = job.previous
+    if isinstance(previous, ProbeDetector):
+        if previous.key == hash_network(job.base_network):
+            return None
+        previous = TrainedDetector(
+            previous.network, previous.class_mapping, previous.key, job.load_runner
+        )
     if not isinstance(previous, TrainedDetector) or not previous.class_mapping.learned:
         return None
     same_base = previous.network.spec.base == job.base_network.spec.base
@@ -283,6 +308,7 @@ def _zero_shot_mapping(job: DetectorTrainingJob, label_by_class: Mapping[int, in
     )
 
 
-def _choose_input_size(samples: Sequence[RegionSample]) -> int:
+def choose_input_size(samples: Sequence[RegionSample]) -> int:
+    """Return the network's input size in pixels for the largest of the images."""
     longest = max(max(s.size.width, s.size.height) for s in samples)
     return int(np.clip(-(-longest // 32) * 32, MIN_INPUT_SIZE, MAX_INPUT_SIZE))

@@ -117,6 +117,8 @@ class BackendServer:
             state = self.project(number)
             if not state or not state["version"] or state["round"]["state"] != "idle":
                 return {}
+            if state.get("full_training_due"):
+                return {}
             has_labels = state["labels"] >= labels and not state["waiting"]
             return state if has_labels and state["version"] != version else {}
 

@@ -82,7 +82,10 @@ def test_drawn_boxes_describe_a_label_and_the_others_are_not_found(
     folder.mkdir()
     save_model(Model({}, {"c": finder}), folder)
     kept = load_model(
-        folder, lambda *given: pytest.fail("no network of ours"), finder.load_open_vocabulary
+        folder,
+        lambda *given: pytest.fail("no network of ours"),
+        lambda *given: pytest.fail("no features"),
+        finder.load_open_vocabulary,
     )
     assert detect_regions(kept.detectors["c"], BOXES, [drawn.load_image()], min_confidence=0.0) == [
         (places, confidence)
@@ -115,7 +118,12 @@ def test_what_nothing_describes_is_still_found_by_its_name(
     folder = tmp_path / "version"
     folder.mkdir()
     save_model(Model({}, {"c": finder}), folder)
-    kept = load_model(folder, job.load_runner, finder.load_open_vocabulary).detectors["c"]
+    kept = load_model(
+        folder,
+        job.load_runner,
+        lambda *given: pytest.fail("no features"),
+        finder.load_open_vocabulary,
+    ).detectors["c"]
     assert found_labels(kept) == {"disc", "Red Squares"}
     only = train_detector(replace(job, prompts=None))
     assert undetectable_labels(only, BOXES) == ("disc",)

@@ -35,7 +35,7 @@ def test_neither_the_progress_nor_the_time_left_jumps() -> None:
 
 def test_a_detector_is_named_only_beside_others() -> None:
     details: list[str] = []
-    for name in ("", "leaves"):
+    for name in ("", "leaves: "):
         training = TrainingProgress(lambda state, progress, detail: details.append(detail), name)
         training.update(1, 1)
     assert details == [

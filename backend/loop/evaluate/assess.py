@@ -291,7 +291,7 @@ class Assessor:
             recorded = card.audit if is_audited else card.estimate
             if recorded is None or recorded.value is None or recorded.metric != metric:
                 continue
-            if not recorded.is_conclusive or not card.labels.train:
+            if not recorded.is_conclusive or not card.labels.train or card.is_quick:
                 continue
             if self._has_similar_sizes(card):
                 curve_points.append(CurvePoint(card.labels.train, 1 - recorded.value, recorded.n))

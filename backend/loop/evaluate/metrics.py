@@ -33,10 +33,12 @@ from backend.learning.intervals import proportion_estimate
 from backend.learning.thresholds import precision_threshold
 from backend.store.audit_predictions import AuditAnswer, AuditRegion
 from backend.training.head import ChoiceExamples
+from backend.vision.detection.probe_detector import ProbeDetector
 from backend.vision.detection.trained_detector import Detector, TrainedDetector
 
 UNKNOWN_IMAGE_SIZE = ImageSize(0, 0)
 FINE_TUNED_KIND = "fine-tuned"
+QUICK_KIND = "quick: only the last layer is trained"
 LabelEvidence = dict[str, tuple[list[float], list[bool]]]
 
 
@@ -280,6 +282,8 @@ def describe_detector(detector: Detector | None) -> str:
     """Return the type of the detector of a box or point control, for people."""
     if detector is None:
         return NO_MODEL_KIND
+    if isinstance(detector, ProbeDetector):
+        return QUICK_KIND
     if detector.class_mapping.learned:
         return FINE_TUNED_KIND
     by_name = isinstance(detector, TrainedDetector)

@@ -77,8 +77,16 @@ class Publisher:
         self._connection = session.connection
         self._report = report
 
-    def publish(self, observation: Observation, live_version: str) -> PublishResult:
-        """Push predictions of the live version for all open tasks, and order the queue."""
+    def publish(
+        self, observation: Observation, live_version: str, limit: int | None = None
+    ) -> PublishResult:
+        """Push predictions of the live version for all open tasks, and order the queue.
+
+        Args:
+            observation: the current tasks and labels.
+            live_version: the live version.
+            limit: predict only so many tasks, the first of the queue.
+        """
         self._report("pushing", 0.0, "")
         open_tasks = [task for task in observation.tasks if task.open]
         existing, missing_ids = pushing.missing_predictions(
@@ -87,6 +95,10 @@ class Publisher:
         new = [task for task in open_tasks if task.id in missing_ids]
         model = self._session.model(live_version)
         embeddings = self._embed(observation)
+        if limit is not None:
+            first = InferenceResult(model, observation.config.controls, embeddings)
+            front = self._rank(observation, live_version, first).ranked_tasks()[:limit]
+            new = [task for task in new if task.id in front]
         inference = self._infer(observation, model, embeddings, open_tasks, new)
         order = self._rank(observation, live_version, inference)
         to_accept = self._select_auto_accepts(observation, live_version, inference, order)

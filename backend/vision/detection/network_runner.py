@@ -126,7 +126,7 @@ def load_network_runner(
         build_network,
         partial(example_input, size),
         key=key,
-        family=f"{_architecture_hash(network)}-{size}",
+        family=f"{architecture_hash(network)}-{size}",
         folder=folder,
         allow_bf16=True,
         measure_difference=partial(output_difference, network=network),
@@ -178,13 +178,13 @@ def output_difference(actual: Outputs, expected: Outputs, network: DetectionNetw
 
 def _grid_difference(actual: Outputs, expected: Outputs, network: DetectionNetwork) -> float:
     logits, expected_logits = actual[1], expected[1]
-    confidence_error = np.abs(_sigmoid(logits) - _sigmoid(expected_logits)).max()
+    confidence_error = np.abs(sigmoid(logits) - sigmoid(expected_logits)).max()
     logit_error = np.sqrt(np.square(logits - expected_logits).mean()) / max(
         float(expected_logits.std()), 1e-6
     )
     top_cells = np.argsort(-expected_logits.max(axis=0), kind="stable")[:COMPARED_BOX_COUNT]
     edges, expected_edges = (
-        _expected_distances(part[0][:, top_cells].astype(np.float32)) for part in (actual, expected)
+        expected_distances(part[0][:, top_cells].astype(np.float32)) for part in (actual, expected)
     )
     strides = _cell_strides(expected_logits.shape[1], network.strides)
     edge_errors = np.abs((edges - expected_edges) * strides[top_cells, None])
@@ -209,7 +209,8 @@ def _difference_per_query(actual: Outputs, expected: Outputs, network: Detection
     return float(np.maximum(edge_errors, confidence_error).min(axis=1).max())
 
 
-def _architecture_hash(network: DetectionNetwork) -> str:
+def architecture_hash(network: DetectionNetwork) -> str:
+    """Return a hash of the layers of a network, without their weights."""
     description = json.dumps(dict(network.spec.yaml), sort_keys=True, default=str)
     return hashlib.sha256(description.encode()).hexdigest()[:16]
 
@@ -230,12 +231,12 @@ def _decode_grid(
     if len(candidates) > MAX_CANDIDATES:
         order = np.argpartition(-best_logits[candidates], MAX_CANDIDATES)
         candidates = candidates[order[:MAX_CANDIDATES]]
-    centres, cell_strides = _cell_centres(position.input_size, strides)
-    edges = _expected_distances(distances[:, candidates].astype(np.float32))
+    centres, cell_strides = cell_centres(position.input_size, strides)
+    edges = expected_distances(distances[:, candidates].astype(np.float32))
     low = (centres[candidates] - edges[:, :2]) * cell_strides[candidates, None]
     high = (centres[candidates] + edges[:, 2:]) * cell_strides[candidates, None]
     labels = logits[:, candidates].argmax(axis=0).astype(np.int64)
-    confidence = _sigmoid(best_logits[candidates])
+    confidence = sigmoid(best_logits[candidates])
     boxes = np.concatenate([low, high], axis=1).astype(np.float32)
     keep = suppress_per_label(boxes, confidence, labels, NMS_IOU_THRESHOLD)
     return Detections(position.to_image_boxes(boxes[keep]), confidence[keep], labels[keep])
@@ -258,7 +259,7 @@ def _decode_queries(
     return Detections(position.to_image_boxes(pixels), best, labels)
 
 
-def _cell_centres(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floats, Floats]:
+def cell_centres(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floats, Floats]:
     """Return cell centres in units of the stride, (n, 2) x y, and the stride of each cell, (n,)."""
     centres, stride_map = [], []
     for stride in strides:
@@ -269,7 +270,7 @@ def _cell_centres(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floa
     return np.concatenate(centres), np.concatenate(stride_map)
 
 
-def _expected_distances(raw: Floats) -> Floats:
+def expected_distances(raw: Floats) -> Floats:
     """Return the expected distance to each edge, (4 · bins, n) → (n, 4) (DFL)."""
     bins = raw.shape[0] // 4
     if bins == 1:
@@ -280,7 +281,7 @@ def _expected_distances(raw: Floats) -> Floats:
     return np.asarray((weights * np.arange(bins, dtype=np.float32)[:, None]).sum(axis=1).T)
 
 
-def _sigmoid(values: Floats) -> Floats:
+def sigmoid(values: Floats) -> Floats:
     """Return the sigmoid in float32. Importing scipy's takes 0.7 s of a process's first answer."""
     with np.errstate(over="ignore"):  # exp(-x) is infinite for x < -88, and the result 0
         return np.asarray(1 / (1 + np.exp(-values.astype(np.float32))), dtype=np.float32)

@@ -56,7 +56,7 @@ class PromptedDetector:
             images, self.embeddings, min_confidence
         )
         prompted = [
-            map_to_labels(raw, self.class_mapping, image)
+            map_to_labels(raw, self.class_mapping, image.width / image.height)
             for raw, image in zip(raw_detections, images, strict=True)
         ]
         if self.pretrained_detector is None:

@@ -101,7 +101,10 @@ class TrainedDetector:
         """
         runner = self.load_runner(self.network, self.class_mapping.size, self.key)
         pairs = zip(runner.detect(images, min_confidence), images, strict=True)
-        return [map_to_labels(raw, self.class_mapping, image) for raw, image in pairs]
+        return [
+            map_to_labels(raw, self.class_mapping, image.width / image.height)
+            for raw, image in pairs
+        ]
 
     def save(self, folder: Path) -> None:
         """Save the detector to an empty folder."""
@@ -109,13 +112,13 @@ class TrainedDetector:
         write_class_mapping(self.class_mapping, folder, key=self.key)
 
 
-def map_to_labels(detections: Detections, mapping: ClassMapping, image: Image.Image) -> Detections:
+def map_to_labels(detections: Detections, mapping: ClassMapping, aspect_ratio: float) -> Detections:
     """Convert class indices to label indices, and pseudo-boxes to points.
 
     Args:
         detections: detections of a network; boxes may exceed the image.
         mapping: the class mapping.
-        image: the image, for its aspect ratio.
+        aspect_ratio: width / height of the image.
 
     Returns:
         detections whose labels are indices into ``mapping.labels``. Boxes are clipped to the image;
@@ -127,7 +130,6 @@ def map_to_labels(detections: Detections, mapping: ClassMapping, image: Image.Im
     labels = np.array([mapping.classes[int(c)] for c in detections.labels], dtype=np.int64)
     detections = Detections(detections.boxes, detections.confidence, labels)
     if mapping.points:
-        aspect_ratio = image.width / image.height
         sides = _label_sides(detections, mapping, aspect_ratio)
         return to_centre_points(detections, sides, aspect_ratio)
     boxes, confidence = np.clip(detections.boxes, 0, 1), detections.confidence
