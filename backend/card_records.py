@@ -170,6 +170,10 @@ class LabelFigures:
     recall: IntervalEstimate | None = None
 
 
+NO_MODEL_KIND = "none yet"
+"""``kind`` of a control whose labels no model predicts yet."""
+
+
 @dataclass(frozen=True)
 class ControlCard:
     """The section of a version card on one control.
@@ -185,7 +189,7 @@ class ControlCard:
             the detector is reused.
     """
 
-    kind: str = "none yet"
+    kind: str = NO_MODEL_KIND
     examples: Mapping[str, int] = json_field({}, optional=True)
     audit: IntervalEstimate | None = json_field(None, optional=True)
     figures: JsonObject | None = json_field(None, optional=True)

@@ -85,16 +85,28 @@ def format_headline(estimate: IntervalEstimate) -> str:
     return prefix + format_percent(estimate.value)
 
 
-def format_audit_progress(audit: IntervalEstimate) -> str:
+def format_audit_progress(audit: IntervalEstimate, labeled: int = 0) -> str:
     """Return how many of the audit images that a figure needs are labeled.
+
+    Args:
+        audit: figure of a version.
+        labeled: number of audit images that are labeled by now.
 
     Example:
         >>> format_audit_progress(IntervalEstimate(3, 1.0, 0.4, 1.0))
         '3 of the 10 audit images needed are labeled'
         >>> format_audit_progress(IntervalEstimate())
         'none of the 10 audit images needed is labeled'
+        >>> format_audit_progress(IntervalEstimate(3, 1.0, 0.4, 1.0), 11)
+        '11 audit images are labeled, which is enough: the next version is measured on them'
     """
+    count = max(audit.n, labeled)
+    if audit.n < MIN_FIGURE_IMAGES <= count:
+        return (
+            f"{count} audit images are labeled, which is enough: the next version is measured on "
+            "them"
+        )
     needed = f"of the {MIN_FIGURE_IMAGES} audit images needed"
-    if not audit.n:
+    if not count:
         return f"none {needed} is labeled"
-    return f"{audit.n} {needed} {'is' if audit.n == 1 else 'are'} labeled"
+    return f"{count} {needed} {'is' if count == 1 else 'are'} labeled"

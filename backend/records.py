@@ -28,7 +28,9 @@ class RoundRequest:
 
     Attributes:
         forced: requested by Start Training or the command line; train after any change.
-        quiet: no label arrived for ``PRELABEL_RETRAIN_QUIET`` seconds; train after any change.
+        quiet: no label arrived for ``PRELABEL_RETRAIN_QUIET`` seconds; train after any change,
+            unless it takes minutes and little is new.
+        long_quiet: no label arrived for minutes; train after any change.
         hints: number of events since the last full round; each may be a changed label.
         full: compare all labels even if nothing seems to have changed.
         held: the last round was cancelled; do not train unless forced.
@@ -37,6 +39,7 @@ class RoundRequest:
 
     forced: bool = False
     quiet: bool = False
+    long_quiet: bool = False
     hints: int = 0
     full: bool = False
     held: bool = False
@@ -154,6 +157,7 @@ class ProjectFigures:
         unanswered: tasks that were submitted without a label of a single-choice control.
         settings_reset: a person's choice of project settings that was set back; None otherwise.
         removed_labels: labels of annotations that the labeling config no longer has.
+        audit_labels: number of labeled audit images; the live version may be measured on fewer.
         full_training_due: a quick version was trained, and its full training follows at once.
     """
 
@@ -173,6 +177,7 @@ class ProjectFigures:
     unanswered: tuple[int, ...] = json_field((), optional=True)
     settings_reset: SettingsReset | None = json_field(None, optional=True)
     removed_labels: tuple[RemovedLabel, ...] = json_field((), optional=True)
+    audit_labels: int = json_field(0, optional=True)
     full_training_due: bool = json_field(False, optional=True)
 
 
@@ -210,6 +215,10 @@ class RoundOutcome(ProjectFigures):
 
 
 # -- a project ------------------------------------------------------------------------------
+
+
+TRAINING_STATES = ("training", "evaluating")
+"""States of a round in which it trains or evaluates a version that is not live yet."""
 
 
 @dataclass(frozen=True)

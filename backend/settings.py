@@ -145,7 +145,8 @@ class Settings(BaseSettings):
     quiet_seconds: Number = Field(
         default=30.0,
         validation_alias="PRELABEL_RETRAIN_QUIET",
-        description="Pause in labeling, in seconds, after which a single new label starts a round.",
+        description="Pause in labeling, in seconds, after which a single new label starts a round, "
+        "unless it [takes minutes](how-it-works.md#one-round).",
     )
     poll_seconds: float = Field(
         default=60.0,

@@ -55,14 +55,22 @@ def add_project_option(parser: argparse.ArgumentParser, *aliases: str) -> None:
     )
 
 
-def add_listen_options(parser: argparse.ArgumentParser, port: int) -> None:
-    """Add the options for the address and port of a server."""
+def add_listen_options(
+    parser: argparse.ArgumentParser, default_port: int | None, default_text: str = ""
+) -> None:
+    """Add the options for the address and port of a server.
+
+    Args:
+        parser: parser of the command.
+        default_port: port without the option; None if the command determines it.
+        default_text: what the default is, if the command determines it.
+    """
     add_host_option(parser)
     parser.add_argument(
         "--port",
         type=whole_number(0, MAX_PORT),
-        default=port,
-        help=f"port to listen on; 0 chooses a free one (default {port})",
+        default=default_port,
+        help=f"port to listen on; 0 chooses a free one (default: {default_text or default_port})",
     )
 
 
@@ -77,9 +85,10 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
     """Add the option for the address at which Label Studio reaches the backend."""
     parser.add_argument(
         "--backend",
-        default=DEFAULT_BACKEND_URL,
+        default="",
         metavar="URL",
-        help=f"address at which Label Studio reaches the backend (default {DEFAULT_BACKEND_URL})",
+        help=f"address at which Label Studio reaches the backend (default {DEFAULT_BACKEND_URL}, "
+        "or the port that projects call already)",
     )
 
 

@@ -11,11 +11,10 @@ from urllib.parse import urlsplit
 
 from backend.callbacks import LogCallback
 from backend.cli import terminal
-from backend.cli.arguments import DEFAULT_BACKEND_URL
 from backend.cli.command import CommandResult
 from backend.cli.label_studio_starter import LabelStudioStarter
 from backend.cli.serve import serve_backend
-from backend.errors import PrelabelError
+from backend.errors import PortInUseError, PrelabelError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.tabs import LabelingLink
 from backend.onboarding.backend_connection import (
@@ -28,6 +27,10 @@ from backend.onboarding.backend_connection import (
     redact_secret,
     validate_backend_url,
 )
+from backend.onboarding.backend_port import (
+    DEFAULT_PORT,
+    default_backend_url,
+)
 from backend.onboarding.first_round import (
     describe_first_round,
     format_progress,
@@ -35,13 +38,21 @@ from backend.onboarding.first_round import (
     wait_for_first_round,
 )
 from backend.onboarding.folder_project import FolderProject
+from backend.server.sockets import open_listening_socket
 from backend.settings import Settings
 
 OTHER_BACKEND_MESSAGE = (
     "Another Prelabel (home {home}) answers at {url}; it may be a demo that is still running. Stop "
     "it, or choose another port, such as --backend http://127.0.0.1:{port}."
 )
-DEFAULT_PORT = 9090
+STOPPING_MESSAGE = (
+    "Label Studio stops now. To start it and the backend, run `prelabel serve`, which prints a "
+    "link to label."
+)
+PORT_IN_USE_MESSAGE = (
+    "Another program uses port {port}: stop it, or choose another port, such as --backend "
+    "http://127.0.0.1:{other}."
+)
 
 
 class BackendSetup:
@@ -66,8 +77,20 @@ class BackendSetup:
         self._label_studio = label_studio
         self._log = log
         self._prompter = terminal.TerminalPrompter()
-        self._backend = DEFAULT_BACKEND_URL
+        self._backend = default_backend_url(settings)
         self._connected_urls: list[str] = []
+
+    def check_address(self) -> None:
+        """Check that a backend runs or can be started, before Label Studio is started.
+
+        Raises:
+            UsageError: the given address is invalid.
+            PrelabelError: something else uses the port.
+        """
+        if self._options.backend:
+            self._backend = validate_backend_url(self._options.backend, self._settings)
+        if not self._find_running() and self._options.serve is not False:
+            self._check_port()
 
     def locate_backend(self, client: LabelStudioClient, existing: FolderProject | None) -> None:
         """Determine the address of the backend, before anything is created.
@@ -81,18 +104,20 @@ class BackendSetup:
             PrelabelError: another service or another Prelabel answers at the address.
         """
         requested = self._options.backend
-        self._backend = validate_backend_url(requested or DEFAULT_BACKEND_URL, self._settings)
+        default_url = default_backend_url(self._settings)
+        self._backend = validate_backend_url(requested or default_url, self._settings)
         if existing:
             self._connected_urls = connected_urls(client, existing.number, self._settings)
         if self._connected_urls and not requested:
             first_url = self._connected_urls[0]
             if not is_own_backend(self._settings, first_url) and is_own_backend(
-                self._settings, DEFAULT_BACKEND_URL
+                self._settings, default_url
             ):  # the same backend, with another address on this machine
-                self._connected_urls.append(DEFAULT_BACKEND_URL)
+                self._connected_urls.append(default_url)
             else:
                 self._backend = first_url
-        self._find_running()
+        if not self._find_running() and self._options.serve:
+            self._check_port()
 
     def connect_or_start(
         self,
@@ -117,11 +142,12 @@ class BackendSetup:
             if backend not in self._connected_urls:
                 connect_project(client, number, self._settings, backend)
             self._log(f"Connected to the backend at {backend}.")
-            self._log(f"The dashboard: {backend}")
-            self._open_project(link)
+            self._log(f"To see the accuracy, open the dashboard: {backend}")
+            continues = self._label_studio.is_started and self._options.serve is not False
+            self._open_project(link, continues=continues)
             first_round = self._wait_for_first_round(number)
             connection = {"backend": backend, "connected": True, **first_round}
-            if self._label_studio.is_started and self._options.serve is not False:
+            if continues:
                 self._print_json({**result, **connection})
                 self._label_studio.wait()
             return connection
@@ -130,11 +156,11 @@ class BackendSetup:
             pending.add(client.server, number, backend if self._options.backend else "")
         connection = {"backend": backend, "connected": backend in self._connected_urls}
         should_serve = self._should_serve()
-        self._open_project(link)
+        self._open_project(link, continues=should_serve)
         if should_serve:
             self._serve(number, {**result, **connection})
         elif self._label_studio.is_started:
-            self._log("Label Studio stops now. To start it and the backend, run: prelabel serve")
+            self._log(STOPPING_MESSAGE)
         else:
             self._log(self._serve_instructions())
         return connection
@@ -154,6 +180,19 @@ class BackendSetup:
                 )
             )
         return running
+
+    def _check_port(self) -> None:
+        """Check that a backend can be started.
+
+        Raises:
+            PortInUseError: another program uses its port.
+            PrelabelError: ``--host`` is not an address of this machine.
+        """
+        try:
+            open_listening_socket(self._options.host, self._port).close()
+        except PortInUseError as error:
+            message = PORT_IN_USE_MESSAGE.format(port=self._port, other=self._port + 101)
+            raise PortInUseError(message) from error
 
     @property
     def _port(self) -> int:
@@ -201,10 +240,16 @@ class BackendSetup:
             self._log(line)
         return {"version": state["version"], "preannotated": has_preannotations(state)}
 
-    def _open_project(self, link: LabelingLink) -> None:
-        self._log(link.line)
+    def _open_project(self, link: LabelingLink, *, continues: bool) -> None:
+        """Print the address of the labeling page, and open it.
+
+        Args:
+            link: the labeling page.
+            continues: this command continues; a link that signs in stops working when it ends.
+        """
         signed_in = self._label_studio.sign_in_link(link.url)
-        if signed_in != link.url:
+        self._log(link.line)
+        if signed_in != link.url and continues:
             self._log(f"This link signs you in until this command ends: {signed_in}")
         if not self._options.no_browser and sys.stdin.isatty() and not self._options.json:
             self._label_studio.open_in_browser(signed_in)

@@ -28,10 +28,11 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from backend.label_studio.client import LabelStudioClient
     from backend.label_studio.tabs import ensure_labeling_link
     from backend.onboarding.backend_connection import connect_project, validate_backend_url
+    from backend.onboarding.backend_port import default_backend_url
     from backend.settings import read_settings
 
     settings = read_settings()
-    backend = validate_backend_url(options.backend, settings)
+    backend = validate_backend_url(options.backend or default_backend_url(settings), settings)
     client = LabelStudioClient(settings.label_studio_url, settings.api_key)
     number = client.find_project_number(options.project)
     link = ensure_labeling_link(client, number, settings.label_studio_host)

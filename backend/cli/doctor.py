@@ -22,6 +22,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> CommandResult:
     from backend.doctor.doctor import Doctor
     from backend.onboarding.backend_connection import validate_backend_url
+    from backend.onboarding.backend_port import default_backend_url
     from backend.settings import read_settings
 
     def print_result(result: CheckResult) -> None:
@@ -30,7 +31,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         print_line(f"{mark} {project_prefix}{text}", options)
 
     settings = read_settings()
-    backend = validate_backend_url(options.backend, settings)
+    backend = validate_backend_url(options.backend or default_backend_url(settings), settings)
     results = Doctor(settings, backend, print_result).run(options.project)
     failed_count = sum(result.state == "bad" for result in results)
     checked_count = sum(result.state != "open" for result in results)

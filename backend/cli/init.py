@@ -55,7 +55,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--backend",
         metavar="URL",
         help="address at which Label Studio reaches the backend "
-        f"(default {arguments.DEFAULT_BACKEND_URL})",
+        f"(default {arguments.DEFAULT_BACKEND_URL}, or the port that projects call already)",
     )
     backend.add_argument(
         "--serve",

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -37,6 +38,10 @@ OTHER_SERVER_MESSAGE = (
     "is another one, stop it or add --no-start-label-studio; otherwise run `prelabel login "
     "{server}` with a new token."
 )
+START_HINT = (
+    "If it is not your Label Studio, `prelabel init FOLDER --start-label-studio` starts one of "
+    "your own on another port."
+)
 SIGN_IN_WAIT_SECONDS = 20.0
 """Time for a browser to start and to request the link."""
 
@@ -49,6 +54,17 @@ def add_start_option(parser: argparse._ActionsContainer) -> None:
         help="start a Label Studio with its data in PRELABEL_HOME, until Ctrl-C, if none is "
         "running (asked; one that was started before is started again)",
     )
+
+
+def start_hint(settings: Settings, server: str) -> str:
+    """Return how to start an own Label Studio if a default address refuses the token, else ""."""
+    from backend.settings import configured_variable
+    from backend.store.login import load_login
+    from backend.store.servers import is_same_server
+
+    is_chosen = configured_variable() or load_login(settings.home).server
+    is_default = is_same_server(server, settings.label_studio_url)
+    return START_HINT if is_default and not is_chosen else ""
 
 
 class LabelStudioStarter:
@@ -93,11 +109,14 @@ class LabelStudioStarter:
         """Whether this command started Label Studio."""
         return self._managed.is_started
 
-    def ensure_running(self, *, may_ask: bool) -> Settings:
+    def ensure_running(
+        self, *, may_ask: bool, before_start: Callable[[], None] = lambda: None
+    ) -> Settings:
         """Start the managed Label Studio if it is used and does not run.
 
         Args:
             may_ask: whether to offer to create one.
+            before_start: checks what comes after the start, which takes up to minutes.
 
         Returns:
             the settings, with its address and token.
@@ -122,6 +141,7 @@ class LabelStudioStarter:
             return self._settings
         if account is None and not self._should_create(may_ask):
             return self._settings
+        before_start()
         self._start()
         return read_settings()
 

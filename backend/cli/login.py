@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 
+NEXT_STEP_TEXT = (
+    "Next: `prelabel init FOLDER` makes a project from a folder of images. For a project that "
+    "exists, start `prelabel serve`, then run `prelabel connect PROJECT` in another terminal."
+)
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "server",
@@ -35,7 +41,12 @@ def _run(options: argparse.Namespace) -> CommandResult:
     settings = read_settings()
     if options.remove:
         return _remove_login(settings, options)
+    from backend.store.projects import ProjectStore
+
     server, token, result = _store_login(settings, options)
+    projects = ProjectStore(settings.home).listed()
+    if not projects:
+        print_line(NEXT_STEP_TEXT, options)
     if variable := _overriding_variable(server, token):
         print_line(
             f"{variable} is set in this terminal, and commands use it first: unset it. A running "
@@ -61,7 +72,8 @@ def _store_login(settings: Settings, options: argparse.Namespace) -> tuple[str, 
     Returns:
         the server, the token, and the result of the command.
     """
-    from backend.errors import UsageError
+    from backend.cli.label_studio_starter import start_hint
+    from backend.errors import AccessDeniedError, UsageError
     from backend.label_studio.api_errors import TOKEN_PAGE
     from backend.label_studio.client import LabelStudioClient
     from backend.label_studio.diagnostics import token_owner
@@ -77,7 +89,11 @@ def _store_login(settings: Settings, options: argparse.Namespace) -> tuple[str, 
     token = TerminalPrompter().ask_secret(f"Token of {server}, from its page “{TOKEN_PAGE}”:")
     if not token.isascii() or any(map(str.isspace, token)):
         raise UsageError("A token has only letters, digits and -_. characters: copy it again.")
-    owner = token_owner(LabelStudioClient(server, token))
+    try:
+        owner = token_owner(LabelStudioClient(server, token))
+    except AccessDeniedError as error:
+        message = f"{error} {start_hint(settings, server)}".rstrip()
+        raise AccessDeniedError(message) from error
     save_login(settings.home, LabelStudioLogin(server, token, options.keyring))
     place = "the keyring" if options.keyring else str(login_file(settings.home))
     print_line(f"Logged in to {server} as {owner}. The token is in {place}.", options)

@@ -11,7 +11,7 @@ from backend.cli import terminal
 from backend.cli.backend_setup import BackendSetup, resume_command
 from backend.cli.command import CommandResult
 from backend.cli.label_setup import LabelSetup
-from backend.cli.label_studio_starter import LabelStudioStarter
+from backend.cli.label_studio_starter import LabelStudioStarter, start_hint
 from backend.domain import Label
 from backend.errors import AccessDeniedError, UsageError
 from backend.label_studio.client import LabelStudioClient
@@ -32,6 +32,7 @@ from backend.onboarding.image_import import (
     imported_digests,
     summarize_if_empty,
 )
+from backend.onboarding.label_descriptions import labels_question
 from backend.onboarding.label_input import (
     adjust_job,
     complete_labels,
@@ -50,11 +51,6 @@ from backend.onboarding.labeling_job import (
 from backend.settings import Settings
 from backend.store.files import check_writable
 
-LABELS_QUESTION = (
-    "Which labels? Separate them by commas. Short descriptions improve the first predictions: ripe "
-    "= a red fruit, unripe = a green fruit. Separate labels by semicolons if descriptions contain "
-    "commas."
-)
 SINGLE_LABEL_QUESTION = "Only one label, {label}. Is it {label} against not {label}?"
 NO_IMAGES_MESSAGE = "There is no image in {folder} that can be read."
 
@@ -140,9 +136,11 @@ class ProjectSetup:
         ).expanduser()
         files = list_files(folder)
         check_writable(self._settings.home)
-        self._settings = self._label_studio.ensure_running(may_ask=True)
+        self._settings = self._label_studio.ensure_running(
+            may_ask=True, before_start=self._backend_setup().check_address
+        )
         client = self._connect_client()
-        backend_setup = BackendSetup(self._options, self._settings, self._label_studio, self._log)
+        backend_setup = self._backend_setup()
         self._log(f"{len(files)} file{'' if len(files) == 1 else 's'} in {folder}.")
         existing = self._find_existing(client, folder)
         backend_setup.locate_backend(client, existing)
@@ -166,6 +164,9 @@ class ProjectSetup:
         }
         return {**result, **backend_setup.connect_or_start(client, project, link, result)}
 
+    def _backend_setup(self) -> BackendSetup:
+        return BackendSetup(self._options, self._settings, self._label_studio, self._log)
+
     def _log(self, line: str) -> None:
         terminal.print_line(line, self._options)
 
@@ -176,7 +177,9 @@ class ProjectSetup:
             client.list_projects()
         except AccessDeniedError as error:
             page = f"{self._settings.label_studio_host}/user/account"
-            raise AccessDeniedError(f"{error} Open {page} in the browser.") from error
+            hint = start_hint(self._settings, self._settings.label_studio_url)
+            message = f"{error} Open {page} in the browser. {hint}".rstrip()
+            raise AccessDeniedError(message) from error
         return client
 
     def _find_existing(self, client: LabelStudioClient, folder: Path) -> FolderProject | None:
@@ -260,13 +263,14 @@ class ProjectSetup:
             complete_labels(labels, job if self._given.requested_job else adjust_job(job, labels))
             return labels
 
+        question = labels_question(job, self._settings)
         while True:
-            labels = self._prompter.ask_parsed(LABELS_QUESTION, "labels", default, parse)
+            labels = self._prompter.ask_parsed(question, "labels", default, parse)
             if len(labels) > 1 or job.is_region_job:
                 return labels
             name = labels[0].name
-            question = SINGLE_LABEL_QUESTION.format(label=name)
-            if self._prompter.confirm(question, "labels"):
+            single_question = SINGLE_LABEL_QUESTION.format(label=name)
+            if self._prompter.confirm(single_question, "labels"):
                 return labels
             self._prompter.explain(f"Then type {name} and the other labels.")
 

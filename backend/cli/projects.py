@@ -111,6 +111,20 @@ def run_round(
     return outcome
 
 
+def publish_live(settings: Settings, record: ProjectRecord) -> None:
+    """Push the predictions of a project's live version, and show the progress on stderr.
+
+    Raises:
+        PrelabelError: it failed; the next round pushes them.
+    """
+    from backend.loop.round import Round
+
+    session = open_session(settings, record)
+    Round(session, _show_round_progress, None).publish_live()
+    terminal.clear_progress()
+    request_wake(session.folder)
+
+
 @contextlib.contextmanager
 def wait_for_round_lock(session: ProjectSession) -> Iterator[None]:
     """Hold the lock of a project's rounds; show the round of another process meanwhile.

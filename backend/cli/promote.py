@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from backend.cli import projects as known
 from backend.cli.arguments import add_project_argument
 from backend.cli.command import Command
+from backend.records import TRAINING_STATES
 from backend.store.projects import ProjectRecord
+from backend.store.round_state import read_round_state
 from backend.store.versions import VersionStore
+from backend.store.wake import request_wake
 
 if TYPE_CHECKING:
     from backend.settings import Settings
@@ -42,16 +45,21 @@ def promote_version(
     reason: str,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Promote a version, and run a round that pushes its predictions."""
+    """Promote a version, and push its predictions; a running training continues."""
     from backend.cli.terminal import print_line
-    from backend.records import RoundRequest
+    from backend.dashboard.wording import explain_running_training
 
-    versions = VersionStore(known.project_folder(settings, record))
+    folder = known.project_folder(settings, record)
+    versions = VersionStore(folder)
     previous = versions.live()
     versions.promote(version, by="a person", reason=reason)
-    outcome = known.run_round(settings, record, RoundRequest(full=True))
-    print_line(f"{outcome.version} is live; it replaced {previous}.", options)
-    return {"version": outcome.version, "was": previous}
+    request_wake(folder)  # a running server pushes them if this command is killed
+    print_line(f"{version} is live; it replaced {previous}.", options)
+    activity = read_round_state(folder)
+    if activity and activity.state in TRAINING_STATES:
+        print_line(explain_running_training(version), options)
+    known.publish_live(settings, record)
+    return {"version": version, "was": previous}
 
 
 COMMAND = Command(

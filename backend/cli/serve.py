@@ -17,22 +17,37 @@ from backend.errors import PortInUseError, PrelabelError
 if TYPE_CHECKING:
     from backend.settings import Settings
 
+CONNECT_HINT = (
+    "To connect a project, run `prelabel connect PROJECT`, or in Label Studio: project → Settings "
+    "→ Model → Connect Model."
+)
+STOPPED_MESSAGE = "Stopped. Labels and versions are kept; run `prelabel serve` to go on."
+OTHER_PORT_MESSAGE = (
+    "Connected projects call port {called}: leave out --port, or connect each project to this port "
+    "with `prelabel connect PROJECT --backend {url}`."
+)
+
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    arguments.add_listen_options(parser, 9090)
+    arguments.add_listen_options(parser, None, "the port that connected projects call, else 9090")
     add_start_option(parser)
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
     """Serve, and run the Label Studio that `prelabel init` started before."""
+    from backend.onboarding.backend_port import registered_port
     from backend.settings import read_settings
 
     settings = read_settings()
+    if options.port is None:
+        options.port = registered_port(settings)
     with LabelStudioStarter(options, settings, lambda line: print_line(line, options)) as own:
-        settings = own.ensure_running(may_ask=False)
+        settings = own.ensure_running(
+            may_ask=False, before_start=lambda: check_port(settings, options.host, options.port)
+        )
         if own.is_started and sys.stderr.isatty():
             link = own.sign_in_link(settings.label_studio_url)
-            print_line(f"This link signs you in until this command ends: {link}", options)
+            print_line(f"To label, signed in until this command ends: {link}", options)
         return serve_backend(options)
 
 
@@ -50,7 +65,8 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
     from backend.server.auth import BasicAuthMiddleware
     from backend.settings import read_settings
     from backend.store.files import check_writable
-    from backend.store.served_address import save_served_address
+    from backend.store.projects import ProjectStore
+    from backend.store.served_address import read_called_port, save_served_address
     from backend.store.webhook_secret import load_webhook_secret
 
     settings = read_settings()
@@ -64,11 +80,16 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
         url = arguments.listen_url(options.host, port)
         save_served_address(settings.home, url)
         print_line(f"Prelabel listens at {url}{secret_path}", options)
-        print_line(f"The dashboard: {url}", options)
-        if not pending.has_pending(settings.label_studio_url):
-            print_line(
-                "Connect it in Label Studio: project → Settings → Model → Connect Model.", options
-            )
+        connected_count = len(ProjectStore(settings.home).listed())
+        print_line(
+            f"To see the accuracy, open the dashboard: {url} ({_count_projects(connected_count)})",
+            options,
+        )
+        if not connected_count and not pending.has_pending(settings.label_studio_url):
+            print_line(CONNECT_HINT, options)
+        called_port = read_called_port(settings.home)
+        if called_port not in (0, port):
+            print_line(OTHER_PORT_MESSAGE.format(called=called_port, url=url), options)
         if settings.user:
             print_line(
                 "The last part of the address is a secret that authenticates webhooks.", options
@@ -85,7 +106,38 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
     except PortInUseError as error:
         url = arguments.listen_url(options.host, options.port)
         raise PortInUseError(_explain_used_port(settings, url, options.port)) from error
+    except KeyboardInterrupt:
+        print_line(STOPPED_MESSAGE, options)
+        raise
     return {"address": arguments.listen_url(options.host, port) + secret_path}
+
+
+def _count_projects(count: int) -> str:
+    """Return how many projects are connected.
+
+    Example:
+        >>> _count_projects(0), _count_projects(1), _count_projects(3)
+        ('no project is connected yet', '1 project is connected', '3 projects are connected')
+    """
+    if count == 1:
+        return "1 project is connected"
+    return f"{count} projects are connected" if count else "no project is connected yet"
+
+
+def check_port(settings: Settings, host: str, port: int) -> None:
+    """Check that a port is free.
+
+    Raises:
+        PortInUseError: it is in use; the message says by what.
+        PrelabelError: the address does not belong to this machine.
+    """
+    from backend.server.sockets import open_listening_socket
+
+    try:
+        open_listening_socket(host, port).close()
+    except PortInUseError as error:
+        url = arguments.listen_url(host, port)
+        raise PortInUseError(_explain_used_port(settings, url, port)) from error
 
 
 def _explain_used_port(settings: Settings, url: str, port: int) -> str:

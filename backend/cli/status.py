@@ -84,6 +84,8 @@ class ProjectReport:
     @property
     def notes(self) -> list[str]:
         """Sentences about the figures and how to improve them."""
+        from backend.dashboard.wording import describe_labels_left
+
         status = self.status
         notes = list(self.problems)
         if status.held:
@@ -91,7 +93,9 @@ class ProjectReport:
         if status.settings_reset:
             notes.append(status.settings_reset.sentence)
         if status.version and not status.audit.is_conclusive:
-            notes.append(f"Audit set: {format_audit_progress(status.audit)}.")
+            progress = format_audit_progress(status.audit, status.audit_labels)
+            labels_left = describe_labels_left(status.audit, status.audit_labels)
+            notes.append(f"Audit set: {progress}.{labels_left}")
         if status.estimate and status.estimate.is_conclusive and not status.audit.is_conclusive:
             notes.append(f"{status.estimate.metric}: {format_estimate(status.estimate)}")
         if status.outlook:
@@ -186,7 +190,7 @@ def _read_report(
         status = replace(status, version=None, estimate=None, outlook=None, accepting=None)
     backend_status = served.get(record.id)
     if backend_status:  # it counts labels before a round has read them
-        names = ("labels", "waiting", "new_in_round")
+        names = ("labels", "waiting", "new_in_round", "audit_labels")
         status = replace(status, **{name: getattr(backend_status, name) for name in names})
     captures = projects.captures(record.id)
     all_captures = list(captures.all())
@@ -246,7 +250,9 @@ def _format_report(report: ProjectReport, options: argparse.Namespace) -> Iterat
         f"    {status.labels} of {status.tasks} tasks labeled{waiting_text * bool(status.waiting)}"
         f"{round_text * bool(status.new_in_round)}"
     )
-    if status.version:
+    if status.version and report.card and not report.card.has_model:
+        yield f"    live: {status.version}, which cannot predict your labels yet"
+    elif status.version:
         yield f"    live: {status.version}, on the audit set {report.figure}"
     else:
         yield "    live: none yet; `prelabel serve` creates the first version"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backend.card_records import ControlCard, Outlook
+from backend.card_records import NO_MODEL_KIND, ControlCard, Outlook
 from backend.dashboard import wording
 from backend.dashboard.audit_reader import AuditReader
 from backend.dashboard.audit_values import AuditPage, AuditPairs, ComparisonPage, ExampleRow
@@ -114,12 +114,18 @@ class DashboardReader:
         """Return a sentence for each project whose record is damaged."""
         return self._projects.damaged_messages()
 
-    def page(self, status: ProjectStatus, title_note: str = "") -> ProjectPage:
+    def page(
+        self,
+        status: ProjectStatus,
+        title_note: str = "",
+        recently_labeled: Set[int] = frozenset(),
+    ) -> ProjectPage:
         """Return the values of a project's page.
 
         Args:
             status: status of the project.
             title_note: tells it apart from other projects with its title.
+            recently_labeled: tasks that were labeled after the queue was ordered.
 
         Raises:
             StoreError: one of the project's files is damaged.
@@ -148,7 +154,7 @@ class DashboardReader:
                 _control_view(control, card, _example_rows(audit, examples, control))
                 for control in status.controls
             ],
-            queue=_next_task_rows(summary, queue_front),
+            queue=_next_task_rows(summary, queue_front, recently_labeled),
             suspects=[
                 _label_error_row(summary, queue_front, audit_tasks, row)
                 for row in suspects[:LABEL_ERRORS_SHOWN]
@@ -271,23 +277,26 @@ def _control_view(
         name=control.name,
         type=control.type,
         kind=recorded.kind,
-        labels=[_label_row(name, recorded) for name in control.labels],
+        labels=[
+            _label_row(name, recorded, control.examples.get(name, 0)) for name in control.labels
+        ],
         confusion=_confusion_matrix(recorded.confusion, control.labels),
         counting=recorded.counting,
         advice=recorded.advice,
         note=recorded.note,
         examples=examples,
         smart=bool(control.smart),
+        shown=recorded.shown if recorded.kind != NO_MODEL_KIND else None,
     )
 
 
-def _label_row(name: str, recorded: ControlCard) -> LabelRow:
+def _label_row(name: str, recorded: ControlCard, examples: int) -> LabelRow:
     figures = recorded.label_figures(name)
     return LabelRow(
         name=name,
         precision=figures.precision or IntervalEstimate(),
         recall=figures.recall or IntervalEstimate(),
-        examples=recorded.examples.get(name, 0),
+        examples=examples,
     )
 
 
@@ -311,7 +320,9 @@ def _confusion_matrix(
     )
 
 
-def _next_task_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow]:
+def _next_task_rows(
+    summary: ProjectSummary, front: QueueFront, labeled: Set[int]
+) -> list[QueueRow]:
     return [
         QueueRow(
             task=queued_task.task,
@@ -321,6 +332,7 @@ def _next_task_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow
             picture=front.thumbnail_path(str(queued_task.task)).exists(),
         )
         for queued_task in front.tasks()
+        if queued_task.task not in labeled
     ]
 
 

@@ -16,12 +16,14 @@ from backend.dashboard.chart import build_chart
 from backend.dashboard.tried_image import TriedImage
 from backend.dashboard.values import ProjectPage, ProjectSummary, PromotionQuestion
 from backend.estimate import (
+    MIN_FIGURE_IMAGES,
     format_audit_progress,
     format_headline,
     format_interval,
     format_percent,
 )
 from backend.json_records import JsonObject
+from backend.records import TRAINING_STATES
 
 DASHBOARD_FOLDER = Path(__file__).resolve().parent
 ASSET_TYPES = {
@@ -55,6 +57,7 @@ TEMPLATE_GLOBALS: Mapping[str, Any] = {
     "unanswered_text": wording.explain_unanswered,
     "unanswered_shown": wording.UNANSWERED_SHOWN,
     "audit_progress": format_audit_progress,
+    "min_figure_images": MIN_FIGURE_IMAGES,
     "explain_figure": wording.explain_figure,
     "explain_estimate": wording.explain_estimate,
     "percent": format_percent,
@@ -184,19 +187,21 @@ class PageRenderer(TemplateRenderer):
     def promotion_question(self, question: PromotionQuestion) -> str:
         """Render the page that asks before another version goes live."""
         version = question.card.version
-        verb = "Roll back to" if question.is_rollback else "Make"
-        suffix = "" if question.is_rollback else " live"
+        action = f"Roll back to {version}" if question.is_rollback else f"Promote {version}"
         return self._render(
             "confirm.html",
             root="../../../",
             notice="",
-            heading=f"{verb} {version}{suffix}?",
-            button=f"{verb} {version}{suffix}",
+            heading=f"{action}?",
+            button=action,
             action=f"rollback?to={version}" if question.is_rollback else f"promote/{version}",
             s=question.summary,
             card=question.card,
             live=question.live,
             open_tasks_text=wording.describe_open_tasks(question.summary.status),
+            training_text=wording.explain_running_training(version)
+            if question.summary.status.round.state in TRAINING_STATES
+            else "",
         )
 
     def render_audit(self, summary: ProjectSummary, page: AuditPage) -> str:

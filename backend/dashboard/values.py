@@ -134,6 +134,7 @@ class ControlView:
         note: what limits the confidence of its predictions; empty otherwise.
         examples: labeled images by label; labels without one are missing.
         smart: it is a smart tool.
+        shown: confidence from which regions are suggested; None for choices.
     """
 
     name: str
@@ -146,6 +147,7 @@ class ControlView:
     note: str = ""
     examples: Mapping[str, Sequence[ExampleRow]] = field(default_factory=dict)
     smart: bool = False
+    shown: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from backend.estimate import (
     format_interval,
     format_percent,
 )
+from backend.learning.audit import labels_until
 from backend.learning.first_labels import describe_first_labels
 from backend.records import HeldVersion, ProjectStatus, RemovedLabel, RoundStatus
 from backend.store.queue_front import DIFFERENT, RARE_LABEL, QueuedTask
@@ -95,12 +96,18 @@ def describe_reason(queued_task: QueuedTask) -> str:
     return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(uncertainty=uncertainty)
 
 
-def explain_figure(figure: IntervalEstimate) -> str:
-    """Explain a version's figure, or why it is too early for one."""
+def explain_figure(figure: IntervalEstimate, audit_labels: int = 0) -> str:
+    """Explain a version's figure, or why it is too early for one.
+
+    Args:
+        figure: the figure.
+        audit_labels: number of audit images that are labeled by now.
+    """
     if figure.n < MIN_FIGURE_IMAGES:
         return (
             "The accuracy is measured on one image in ten, selected at random and never used for "
-            f"training: {format_audit_progress(figure)}."
+            f"training: {format_audit_progress(figure, audit_labels)}."
+            f"{describe_labels_left(figure, audit_labels)}"
         )
     if figure.value is None:
         return ""
@@ -118,6 +125,19 @@ def explain_figure(figure: IntervalEstimate) -> str:
         f"{meaning}. They were selected at random and are never used for training. The true figure "
         f"is between {interval} with 95% confidence.{caveat}"
     )
+
+
+def describe_labels_left(figure: IntervalEstimate, audit_labels: int) -> str:
+    """Return when the first figure comes, with a leading space; empty if nothing is missing.
+
+    Example:
+        >>> describe_labels_left(IntervalEstimate(), 3)
+        ' The first figure comes after about 70 more labels.'
+    """
+    missing = MIN_FIGURE_IMAGES - max(figure.n, audit_labels)
+    if missing <= 0:
+        return ""
+    return f" The first figure comes after about {labels_until(missing)} more labels."
 
 
 def explain_estimate(
@@ -246,6 +266,14 @@ def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
     return (
         "The model is up to date with all labels. Keep labeling: the most informative image is "
         "next."
+    )
+
+
+def explain_running_training(version: str) -> str:
+    """Explain what becomes of a running training when a person makes a version live."""
+    return (
+        "A training is running and continues. The version that it trains is compared with "
+        f"{version} and goes live if it is not worse; to prevent that, cancel the training."
     )
 
 

@@ -131,9 +131,11 @@ class Doctor:
     def _check_label_studio(self, project: str) -> LabelStudioClient | None:
         """Check Label Studio and the token; return a client if both checks pass."""
         report, server = self._report, self._settings.label_studio_url
-        fix = "start Label Studio, run `prelabel login URL`, or set LABEL_STUDIO_URL"
         service = report.load(
-            "Label Studio", partial(identify_label_studio, server), fix, 3 * CHECK_TIMEOUT_SECONDS
+            "Label Studio",
+            partial(identify_label_studio, server),
+            label_studio_checks.ADDRESS_FIX,
+            3 * CHECK_TIMEOUT_SECONDS,
         )
         if service is None:
             return None

@@ -26,6 +26,9 @@ from backend.web_fetcher import is_public_address
 TESTED_VERSION = (1, 23)
 """The version of Label Studio that the tests run against."""
 TOKEN_FIX = f"copy one from Label Studio's page “{TOKEN_PAGE}” and run `prelabel login`"
+ADDRESS_FIX = (
+    "start Label Studio, run `prelabel login URL` with its address, or set LABEL_STUDIO_URL"
+)
 LEGACY_TOKENS_DISABLED = "legacy token authentication has been disabled"
 """Part of Label Studio's response to a legacy token that the organization does not accept."""
 
@@ -36,9 +39,12 @@ def check_address(server: str, service: ServiceInfo) -> CheckResult:
     if service.is_expected:
         return passed(check, f"answers at {server}")
     if service.description:
-        fix = "set LABEL_STUDIO_URL to Label Studio's own address, such as http://localhost:8080"
+        fix = (
+            "run `prelabel login` with Label Studio's own address, such as http://localhost:8080, "
+            "or set LABEL_STUDIO_URL"
+        )
         return failed(check, f"{service.description} answers at {server}", fix)
-    fix = "start Label Studio, run `prelabel login URL`, or set LABEL_STUDIO_URL"
+    fix = ADDRESS_FIX
     return failed(check, f"nothing answers at {server} ({service.error})", fix)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
+from backend.card_records import TAG_BY_KIND
 from backend.doctor.check import CheckResult, failed, passed, unchecked
 from backend.doctor.contexts import CheckedProject, LabelStudioSetup
 from backend.errors import ConfigError
@@ -20,6 +21,7 @@ from backend.label_studio.ml_protocol import MODEL_CLASS
 from backend.label_studio.project_details import BackendConnection
 from backend.label_studio.tabs import ProjectTabs
 from backend.label_studio.webhooks import Webhook, list_webhooks
+from backend.learning.first_labels import describe_first_labels
 from backend.store.damaged_files import find_problems
 from backend.store.round_state import read_round_state
 
@@ -173,9 +175,9 @@ def check_model_version(project: CheckedProject) -> CheckResult:
         return failed(check, "this PRELABEL_HOME does not contain the project", fix)
     if project.record is None:
         return unchecked(check, f"{queue_version or 'none'}; the project is not connected")
-    fix = f"run `prelabel train {project.number}`"
     if not project.live_version:
-        return failed(check, "there is no version yet", fix)
+        return unchecked(check, f"there is no version yet. {_describe_first_round(project)}")
+    fix = f"run `prelabel train {project.number}`"
     if queue_version != project.live_version and project.keeps_settings:
         return unchecked(check, f"{queue_version or 'none'}; {KEPT_MESSAGE}")
     if queue_version != project.live_version:
@@ -189,6 +191,15 @@ def check_model_version(project: CheckedProject) -> CheckResult:
         return failed(check, message, fix)
     count = project.client.prediction_counts(project.number).get(queue_version, 0)
     return passed(check, f"the queue uses {queue_version}, which has {count} predictions")
+
+
+def _describe_first_round(project: CheckedProject) -> str:
+    """Return when the first version comes, and what to label for predictions."""
+    settings = project.setup.settings
+    types = [TAG_BY_KIND[control.kind] for control in project.controls]
+    pause = f"a pause of {settings.quiet_seconds:.0f} seconds"
+    first_labels = describe_first_labels(types, settings.retrain_after, pause)
+    return f"`prelabel serve` creates it when it is connected. {first_labels}"
 
 
 def check_files(project: CheckedProject) -> Iterator[CheckResult]:
@@ -211,6 +222,8 @@ def check_sampling(project: CheckedProject) -> CheckResult:
         return passed(check, sampling)
     if project.keeps_settings:
         return unchecked(check, f"{sampling}; {KEPT_MESSAGE}")
+    if project.record and not project.live_version:
+        return unchecked(check, f"{sampling}; the first round sets {UNCERTAINTY_SAMPLING}")
     fix = (
         f"{PROJECT_SETTINGS} General → Task Sampling: {UNCERTAINTY_SAMPLING}; "
         f"`prelabel train {project.number}` sets it, too"

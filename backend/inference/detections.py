@@ -22,6 +22,8 @@ from backend.vision.detection.trained_detector import Detector
 if TYPE_CHECKING:
     from PIL import Image
 
+    from backend.inference.model import Model
+
 SAMPLE_BATCH_SIZE = 32
 
 
@@ -117,6 +119,13 @@ def filter_regions(
 def confidence_threshold(detector: Detector, control: Control) -> float:
     """Return the minimum confidence of published regions, from the config or else tuned."""
     return control.threshold or detector.class_mapping.shown
+
+
+def published_threshold(model: Model, control: Control) -> float:
+    """Return the confidence from which regions of a control are published, of any label."""
+    label_thresholds = model.thresholds.get(control.name, {})
+    minimum = confidence_threshold(model.detectors[control.name], control)
+    return max(minimum, min(label_thresholds.values(), default=0.0))
 
 
 def predict_samples(

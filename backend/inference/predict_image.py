@@ -10,7 +10,7 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.domain import ChoicePrediction, Control, ImageSize, Prediction, Regions, Task
-from backend.inference.detections import ScoredRegions, confidence_threshold, filter_regions
+from backend.inference.detections import ScoredRegions, filter_regions, published_threshold
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.images import ImageBatch
 from backend.inference.model import MULTIPLE_LABEL_THRESHOLD, Model, choose_labels
@@ -155,7 +155,7 @@ def to_task_prediction(
 def _thresholds(result: InferenceResult) -> dict[str, float]:
     detectors = result.model.detectors
     return {
-        control.name: confidence_threshold(detectors[control.name], control)
+        control.name: published_threshold(result.model, control)
         if control.name in detectors
         else MULTIPLE_LABEL_THRESHOLD
         for control in result.controls

@@ -230,7 +230,10 @@ def _detect_known(model: Model | None, drawn: DrawnObjects) -> Candidates | None
     if detector is None:
         return None
     ((regions, confidence),) = detect_regions(detector, drawn.control, [drawn.image])
-    min_confidence = confidence_threshold(detector, drawn.control)
+    thresholds = model.thresholds.get(drawn.control.name, {}) if model else {}
+    min_confidence = max(
+        confidence_threshold(detector, drawn.control), thresholds.get(drawn.label, 0.0)
+    )
     label_detections = [
         (region, probability)
         for region, probability in zip(regions, confidence, strict=True)

@@ -37,8 +37,9 @@ def parse_json(response: Any, server: str) -> Any:
 def not_label_studio(server: str) -> LabelStudioError:
     """Return the error for an address of another service, or of one page of Label Studio."""
     return LabelStudioError(
-        f"{server} does not answer like Label Studio: set LABEL_STUDIO_URL to its base address, "
-        "such as http://localhost:8080, without the path of a page."
+        f"{server} does not answer like Label Studio: run `prelabel login` with its base "
+        "address, such as http://localhost:8080, without the path of a page, or set "
+        "LABEL_STUDIO_URL."
     )
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from backend.errors import UsageError
-from backend.label_studio.json_values import read_objects
+from backend.label_studio import Json
+from backend.label_studio.json_values import read_object, read_objects, read_strings
 from backend.server_url import normalize_server_url
 
+ControlLabel = tuple[str, str]
+"""Name of a control, and one of its labels."""
 START_TRAINING = "START_TRAINING"
 LABEL_EVENT_PREFIXES = ("ANNOTATION_", "ANNOTATIONS_")
 FIRST_COUNTS = (None, 0, 1)
@@ -78,13 +81,14 @@ class WebhookEvent:
         project: Label Studio's JSON of the project; None if the body has none.
         is_training_requested: whether somebody pressed Start Training.
         annotation_count: number of annotations that may have changed.
-        labeled_tasks: ids of the tasks that got their first annotation.
+        labeled_tasks: id of each task that got its first annotation → control and label of its
+            choices and regions.
     """
 
     project: dict[str, Any] | None
     is_training_requested: bool
     annotation_count: int
-    labeled_tasks: frozenset[int] = frozenset()
+    labeled_tasks: Mapping[int, frozenset[ControlLabel]] = field(default_factory=dict)
 
 
 def parse_event(body: bytes) -> WebhookEvent:
@@ -103,7 +107,7 @@ def parse_event(body: bytes) -> WebhookEvent:
         annotation_count=_count_annotations(payload)
         if action.startswith(LABEL_EVENT_PREFIXES)
         else 0,
-        labeled_tasks=_newly_labeled_tasks(payload) if action in CREATION_EVENTS else frozenset(),
+        labeled_tasks=_newly_labeled_tasks(payload) if action in CREATION_EVENTS else {},
     )
 
 
@@ -174,8 +178,8 @@ def empty_response(tasks: Sequence[Any], version: str) -> dict[str, Any]:
     return {"results": [result for _ in tasks], "model_version": version}
 
 
-def _newly_labeled_tasks(payload: dict[str, Any]) -> frozenset[int]:
-    """Return the ids of the tasks to which a person gave their first annotation.
+def _newly_labeled_tasks(payload: dict[str, Any]) -> dict[int, frozenset[ControlLabel]]:
+    """Return the labels of each task to which a person gave its first annotation.
 
     Skips do not count, nor what a program submitted as another user, such as auto-accept.
     """
@@ -186,13 +190,23 @@ def _newly_labeled_tasks(payload: dict[str, Any]) -> frozenset[int]:
     labeled_before = [
         task.get("id") for task in tasks if task.get("total_annotations") not in FIRST_COUNTS
     ]
-    ids = (
-        annotation.get("task")
+    return {
+        id: _annotated_labels(annotation)
         for annotation in annotations
         if not annotation.get("was_cancelled")
         and annotation.get("updated_by") in (None, annotation.get("completed_by"))
+        and isinstance(id := annotation.get("task"), int)
+        and id not in labeled_before
+    }
+
+
+def _annotated_labels(annotation: Json) -> frozenset[ControlLabel]:
+    """Return control and label of each choice and region of an annotation."""
+    return frozenset(
+        (str(region.get("from_name")), label)
+        for region in read_objects(annotation, "result")
+        for label in read_strings(read_object(region, "value"), str(region.get("type")))
     )
-    return frozenset(id for id in ids if isinstance(id, int) and id not in labeled_before)
 
 
 def _count_annotations(payload: dict[str, Any]) -> int:

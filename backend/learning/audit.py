@@ -33,6 +33,16 @@ def is_audit(project: str, task: int) -> bool:
     return hash_rank(project, task) < AUDIT_SHARE
 
 
+def labels_until(audit_count: int) -> int:
+    """Return about how many labels it takes until so many more audit images are labeled.
+
+    Example:
+        >>> labels_until(10)
+        100
+    """
+    return round(audit_count / AUDIT_SHARE)
+
+
 def interleave(
     ranked: Sequence[int], sampled: Sequence[int], labeled: int, sampled_labeled: int
 ) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from backend.arrays import Floats, Indices
-from backend.callbacks import StateCallback, time_left
+from backend.callbacks import StateCallback
 from backend.card_records import ComputeCost
 from backend.domain import Control, ImageSize
 from backend.errors import ImageError, LongRoundError, RoundError
@@ -22,6 +21,7 @@ from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
 from backend.loop.observe import Observation, label_table
+from backend.loop.training_progress import TrainingProgress
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard
 from backend.training.detector import (
@@ -161,11 +161,14 @@ class ModelTrainer:
         ]
         return [control.kind, labels, *dependencies]
 
-    def refresh_live(self) -> None:
-        """Read the live version again, which may have changed during the training."""
-        live_card = self._read_live_card()
-        if live_card and self.live_card and live_card.version != self.live_card.version:
-            self.live_card, self.live_model = live_card, self._session.model(live_card.version)
+    def refresh_live(self) -> bool:
+        """Read the live version again, and return whether it changed during the training."""
+        live_card, previous = self._read_live_card(), self.live_card
+        if (live_card.version if live_card else "") == (previous.version if previous else ""):
+            return False
+        self.live_card = live_card
+        self.live_model = self._session.model(live_card.version) if live_card else Model({})
+        return True
 
     def _read_live_card(self) -> VersionCard | None:
         """Return the live version's card; None before the first version."""
@@ -212,12 +215,10 @@ class ModelTrainer:
             return self.live_model.detectors.get(control.name)
         if self._quick and samples:
             raise LongRoundError(f"{control.name} needs a training that takes minutes.")
-        started_at = time.monotonic()
+        progress = TrainingProgress(self._report, self._progress_prefix(control))
 
         def report_epoch(done: int, total: int) -> None:
-            remaining_seconds = (time.monotonic() - started_at) / done * (total - done)
-            detail = f"{control.name}: epoch {done} of {total}, {time_left(remaining_seconds)}"
-            self._report("training", done / total, detail)
+            progress.update(done, total)
             self._between_epochs()
 
         job = replace(self._detector_job(control, seconds), report=report_epoch)
@@ -248,8 +249,10 @@ class ModelTrainer:
         tuned_detector = warm_start_detector(self._detector_job(control, 0.0))
         is_quick = isinstance(live_detector, ProbeDetector)  # with the same network, fewer labels
 
+        prefix = self._progress_prefix(control)
+
         def report_images(done: int, total: int) -> None:
-            self._report("training", done / total, f"{control.name}: image {done} of {total}")
+            self._report("training", done / total, f"{prefix}image {done} of {total}")
 
         return QuickTrainingJob(
             control=control,
@@ -263,6 +266,11 @@ class ModelTrainer:
             report=report_images,
             cancelled=self._cancelled,
         )
+
+    def _progress_prefix(self, control: Control) -> str:
+        """Return the name of a control for its progress, if the project has several detectors."""
+        is_only_one = len(self._controls_of("boxes", "points")) == 1
+        return "" if is_only_one else f"{control.name}: "
 
     def _network_tasks(self) -> frozenset[int]:
         """Return the tasks that the networks of the live version were trained on."""

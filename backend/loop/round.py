@@ -22,6 +22,7 @@ from backend.errors import (
 )
 from backend.label_studio.labeling_config import read_config
 from backend.label_studio.tabs import ProjectTabs, labeling_path
+from backend.learning.audit import is_audit
 from backend.loop import card as cards
 from backend.loop.observe import (
     Observation,
@@ -32,7 +33,7 @@ from backend.loop.observe import (
     observe,
 )
 from backend.loop.publish.publish import Publisher, PublishResult
-from backend.loop.publish.queue_order import refresh_queue
+from backend.loop.publish.queue_order import count_examples, refresh_queue
 from backend.loop.publish.queue_settings import follow_version, recent_reset
 from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.loop.rename_label import apply_label_answers
@@ -86,22 +87,10 @@ class Round:
         Raises:
             PrelabelError: the round failed; the live version stays.
         """
-        self._report("observing", 0.0, "")
-        self._connection = self._session.connection
-        if apply_label_answers(self._session, self._report):
-            # no version knows the new name; it is also requested for the case that this round fails
-            request = replace(request, forced=True)
-        fingerprint = fetch_fingerprint(self._connection)
-        request = self.memory.adjust_request(request, fingerprint) if self.memory else request
-        if self.memory and self._can_skip(self.memory, fingerprint, request):
-            return self._reuse_outcome(self.memory, fingerprint)
-        repair_files(self._session)
-        self._update_tabs()
-        observation = observe(self._connection, self._session.folder, fingerprint)
-        self._session.resources.projects.set_title(self._session.id, fingerprint.title)
-        self._check_controls(observation)
-        self._record_queue_labels(task.id for task in observation.labeled)
-        self._stopwatch.lap("observe")
+        with self._session.publish_lock():
+            outcome, request, observation = self._observe(request)
+        if observation is None:
+            return outcome
         self._served_annotations = observation.fingerprint.annotation_count
         trainer = VersionTrainer(
             self._session,
@@ -113,9 +102,71 @@ class Round:
         )
         new_version = trainer.train_if_needed(
             observation,
-            force=request.forced or request.quiet,
+            force=request.forced or request.long_quiet,
+            is_pause=request.quiet,
             on_hold=request.held and not request.forced,
         )
+        with self._session.publish_lock():
+            outcome = self._publish(observation, new_version, trainer.budget_message)
+        if self.memory is not None:
+            self.memory.awaits_pause = trainer.awaits_pause
+        return outcome
+
+    def publish_live(self) -> None:
+        """Publish the live version, without a training; another process may train meanwhile.
+
+        Raises:
+            PrelabelError: it failed; the next round publishes it.
+        """
+        self._report("observing", 0.0, "")
+        self._connection = self._session.connection
+        with self._session.publish_lock():
+            fingerprint = fetch_fingerprint(self._connection)
+            observation = observe(self._connection, self._session.folder, fingerprint)
+            live_version = self._versions.live() or ""
+            publish_result = Publisher(self._session, self._report).publish(
+                observation, live_version
+            )
+            self._update_queue(publish_result, live_version)
+        self._upload_live_version()
+
+    def _observe(
+        self, request: RoundRequest
+    ) -> tuple[RoundOutcome, RoundRequest, Observation | None]:
+        """Read the project.
+
+        Returns:
+            the outcome if the round ends here; the adjusted request; and the observation, None if
+            the round ends here.
+        """
+        self._report("observing", 0.0, "")
+        self._connection = self._session.connection
+        if apply_label_answers(self._session, self._report):
+            # no version knows the new name; it is also requested for the case that this round fails
+            request = replace(request, forced=True)
+        fingerprint = fetch_fingerprint(self._connection)
+        request = self.memory.adjust_request(request, fingerprint) if self.memory else request
+        if self.memory and self._can_skip(self.memory, fingerprint, request):
+            return self._reuse_outcome(self.memory, fingerprint), request, None
+        repair_files(self._session)
+        self._update_tabs()
+        observation = observe(self._connection, self._session.folder, fingerprint)
+        self._session.resources.projects.set_title(self._session.id, fingerprint.title)
+        self._check_controls(observation)
+        self._record_queue_labels(task.id for task in observation.labeled)
+        self._stopwatch.lap("observe")
+        return RoundOutcome(), request, observation
+
+    def _publish(
+        self, observation: Observation, new_version: str, budget_message: str
+    ) -> RoundOutcome:
+        """Publish the live version, and return the outcome of the round.
+
+        Args:
+            observation: the observation.
+            new_version: the version that was trained; empty if none was.
+            budget_message: message that the monthly budget is spent; empty otherwise.
+        """
         live_version = self._versions.live() or ""
         publisher = Publisher(self._session, self._report)
         newest = self._versions.newest()
@@ -131,8 +182,8 @@ class Round:
         outcome = self._build_outcome(
             observation, live_version, new_version, publish_result.unreadable_counts
         )
-        if trainer.budget_message:
-            outcome = replace(outcome, held=HeldVersion(reason=trainer.budget_message))
+        if budget_message:
+            outcome = replace(outcome, held=HeldVersion(reason=budget_message))
         outcome = replace(outcome, full_training_due=is_full_due)
         self.memory = RoundMemory(
             observation.fingerprint,
@@ -140,7 +191,7 @@ class Round:
             outcome,
             publish_result,
             observation.fingerprint.last_change,
-            over_budget=bool(trainer.budget_message),
+            over_budget=bool(budget_message),
         )
         if rescored:
             client, project_number = self._connection.client, self._session.number
@@ -167,7 +218,8 @@ class Round:
             if trainer.train_quick_version(observation):
                 live_version = self._versions.live() or ""
                 publisher = Publisher(self._session, _ignore_progress)
-                publisher.publish(observation, live_version, limit=FRONT_SIZE)
+                with self._session.publish_lock():
+                    publisher.publish(observation, live_version, limit=FRONT_SIZE)
         except RoundCancelledError:
             return  # the training stops as well
         except PrelabelError as error:
@@ -219,7 +271,8 @@ class Round:
             not (has_new_counts or request.hints or memory.annotated_tasks)
             and fingerprint.last_change <= memory.known_until
         ):
-            should_train = memory.outcome.waiting and request.quiet and not request.held
+            is_pause = request.long_quiet or (request.quiet and not memory.awaits_pause)
+            should_train = memory.outcome.waiting and is_pause and not request.held
             return not should_train or (memory.over_budget and self._is_over_budget())
         waiting_count = memory.outcome.waiting + max(1, request.hints, added_annotations)
         return (
@@ -259,12 +312,16 @@ class Round:
             self._record_new_labels(memory, previous.version)
         new_skips = fingerprint.skip_count - memory.fingerprint.skip_count
         new_labels = max(0, new_annotations - new_skips)
+        newly_labeled = memory.newly_answered & memory.annotated_tasks
+        identity = self._connection.record.audit_identity
         return replace(
             previous,
             trained="",
             cleanup=False,
             waiting=previous.waiting + max(new_labels, len(memory.annotated_tasks)),
             labels=previous.labels + new_labels,
+            audit_labels=previous.audit_labels
+            + sum(is_audit(identity, task) for task in newly_labeled),
             settings_reset=recent_reset(self._session.folder),
         )
 
@@ -327,6 +384,7 @@ class Round:
         newest = self._versions.newest()
         labels = label_table(observation)
         waiting = count_changes(self._versions.labels(newest.version), labels) if newest else 0
+        examples = count_examples(observation)
         return RoundOutcome(
             title=observation.fingerprint.title,
             version=live_version,
@@ -334,7 +392,9 @@ class Round:
             labels=len(observation.labeled),
             audit=card.audit,
             controls=tuple(
-                ControlStatus.of_control(control, card.control(control.name))
+                ControlStatus.of_control(
+                    control, replace(card.control(control.name), examples=examples[control.name])
+                )
                 for control in observation.config.controls
             ),
             left_out=dict(observation.left_out + unreadable),
@@ -342,6 +402,7 @@ class Round:
             unanswered=tuple(task.id for task in observation.tasks if task.unanswered),
             settings_reset=recent_reset(self._session.folder),
             removed_labels=observation.removed_labels,
+            audit_labels=sum(map(observation.is_audit, observation.labeled)),
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,

@@ -29,6 +29,7 @@ class RoundMemory:
         skipped_tasks: tasks that people skipped since then.
         newly_answered: tasks of both sets that were neither labeled nor skipped before.
         own_changes: task → time of Prelabel's own last change; later changes are by people.
+        awaits_pause: training waits for more labels or a longer pause.
         over_budget: training waits because the monthly budget is spent.
         annotation_counts: numbers of annotations and skips at the last wake-up.
     """
@@ -39,6 +40,7 @@ class RoundMemory:
     publish_result: PublishResult
     known_until: str
     over_budget: bool = False
+    awaits_pause: bool = False
     annotated_tasks: set[int] = field(default_factory=set)
     skipped_tasks: set[int] = field(default_factory=set)
     newly_answered: set[int] = field(default_factory=set)
@@ -59,7 +61,12 @@ class RoundMemory:
             self.annotation_counts,
             (fingerprint.annotation_count, fingerprint.skip_count),
         )
-        return replace(request, quiet=request.quiet and self.annotation_counts == previous_counts)
+        is_still = self.annotation_counts == previous_counts
+        return replace(
+            request,
+            quiet=request.quiet and is_still,
+            long_quiet=request.long_quiet and is_still,
+        )
 
     def record_changes(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Record tasks that people labeled or skipped.

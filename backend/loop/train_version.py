@@ -21,6 +21,7 @@ from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.evaluate.past_versions import LOOP_ACTOR
 from backend.loop.model_trainer import RECIPE_VERSION, ModelTrainer
 from backend.loop.observe import Observation, count_changes, label_table
+from backend.loop.training_pause import awaits_more_labels
 from backend.runtime.project_session import ProjectSession
 from backend.store.audit_predictions import save_audit_predictions
 from backend.store.drift_reference import save_reference
@@ -30,6 +31,7 @@ from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
 log = logging.getLogger("prelabel")
+NO_MODEL_MESSAGE = "the images are ranked ({}); nothing predicts the labels yet"
 
 
 class VersionInputs(NamedTuple):
@@ -64,6 +66,7 @@ class VersionTrainer:
 
     Attributes:
         budget_message: message that the monthly budget is spent; empty otherwise.
+        awaits_pause: a training that takes minutes waits for more labels or a longer pause.
     """
 
     def __init__(
@@ -84,13 +87,18 @@ class VersionTrainer:
         self._between_epochs = between_epochs
         self._versions = session.versions
         self.budget_message = ""
+        self.awaits_pause = False
 
-    def train_if_needed(self, observation: Observation, *, force: bool, on_hold: bool) -> str:
+    def train_if_needed(
+        self, observation: Observation, *, force: bool, on_hold: bool, is_pause: bool = False
+    ) -> str:
         """Train a version if enough labels, or the setup, changed.
 
         Args:
             observation: the current tasks and labels.
             force: train after any change.
+            is_pause: people paused; train after any change, unless it takes minutes and little is
+                new.
             on_hold: do not train, because the last round was cancelled.
 
         Returns:
@@ -112,9 +120,14 @@ class VersionTrainer:
         is_full_due = newest is not None and newest.is_quick
         force = force or is_full_due
         if newest is not None and not force and self._has_same_setup(observation, encoder, newest):
-            change_count = count_changes(self._versions.labels(newest.version), labels)
-            if 0 < change_count < self._settings.retrain_after:
-                return ""
+            trained = self._versions.labels(newest.version)
+            if 0 < count_changes(trained, labels) < self._settings.retrain_after:
+                regions = [c.name for c in observation.config.controls if not c.is_choices]
+                self.awaits_pause = is_pause and awaits_more_labels(
+                    self._versions.cards(), trained, labels, regions
+                )
+                if self.awaits_pause or not is_pause:
+                    return ""
         if newest is not None and self._is_over_budget():
             return ""
         inputs = VersionInputs(observation, encoder, labels, identity)
@@ -142,8 +155,11 @@ class VersionTrainer:
             self._log_live(card)
 
     def _log_live(self, card: VersionCard) -> None:
-        summary = cards.version_summary(card)
-        log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
+        if card.has_model:
+            summary = cards.version_summary(card)
+            log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
+        else:
+            log.info("project %s: %s", self._session.id, NO_MODEL_MESSAGE.format(card.version))
 
     def _is_over_budget(self) -> bool:
         """Return whether the monthly budget is spent, and store the message."""
@@ -238,10 +254,12 @@ class VersionTrainer:
         model = trainer.train_quick_model() if stage == "quick" else trainer.train_model()
         if model is None:
             return ""
-        trainer.refresh_live()
         self._stopwatch.lap("train")
         self._report("evaluating", 0.0, "")
+        trainer.refresh_live()
         assessment = Assessor(self._session, observation, trainer, model).assess()
+        if trainer.refresh_live():  # a person made another version live meanwhile
+            assessment = Assessor(self._session, observation, trainer, model).assess()
         model = replace(
             model, thresholds=assessment.thresholds, controls=observation.config.controls
         )

@@ -254,6 +254,11 @@ class PendingConnections:
         """Return whether any project of a Label Studio is pending."""
         return bool(self._load_pending(server))
 
+    def port(self, server: str) -> int:
+        """Return the port in the address that a pending project is to call; 0 if any will do."""
+        urls = [one.backend for one in self._load_pending(server).values() if one.backend]
+        return url_port(urls[-1]) if urls else 0
+
     def connect_all(self, settings: Settings, listen_url: str, log: LogCallback) -> list[int]:
         """Connect the pending projects as soon as the backend answers.
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
-from backend.learning.first_labels import (
-    describe_first_labels,
-    describe_submitting,
-)
+from backend.card_records import NO_MODEL_KIND
+from backend.estimate import MIN_FIGURE_IMAGES
+from backend.learning.audit import labels_until
+from backend.learning.first_labels import describe_first_labels, describe_submitting
 from backend.onboarding.backend_connection import address_with_auth, is_own_backend
 from backend.settings import Settings
 from backend.store.servers import is_same_server
@@ -93,6 +93,12 @@ def wait_for_first_round(
     return None
 
 
+FIRST_FIGURE_TEXT = (
+    "The dashboard shows the first accuracy after about {labels} labels: it is measured on one "
+    "image in ten, which is never used for training."
+)
+
+
 def format_progress(progress: RoundStateJson) -> str:
     """Describe the state of a round in one line.
 
@@ -107,7 +113,7 @@ def format_progress(progress: RoundStateJson) -> str:
 
 def has_preannotations(project: BackendProject) -> bool:
     """Return whether the project has pre-annotations before anything is labeled."""
-    return any(control["kind"] != "none yet" for control in project["controls"])
+    return any(control["kind"] != NO_MODEL_KIND for control in project["controls"])
 
 
 def describe_first_round(project: BackendProject, settings: Settings) -> list[str]:
@@ -142,6 +148,7 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
         f"All {project['tasks']} images are embedded. The model cannot predict your labels yet. "
         f"{first_labels} Then every image is pre-annotated.",
         describe_submitting(types),
+        FIRST_FIGURE_TEXT.format(labels=labels_until(MIN_FIGURE_IMAGES)),
         *([hint] if any(PROMPTS_HINT in text for text in advice) else []),
     ]
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("prelabel")
+PUBLISH_LOCK_TIMEOUT_SECONDS = 600.0
+"""Time to wait while another process publishes predictions of the same project."""
 
 
 class ProjectSession:
@@ -172,6 +174,22 @@ class ProjectSession:
             f"Another process is running a round of project {self.id}: try again later."
         )
         return exclusive_lock(self.folder / "round.lock", busy, self.resources.lock_seconds)
+
+    def publish_lock(
+        self, timeout_seconds: float = PUBLISH_LOCK_TIMEOUT_SECONDS
+    ) -> AbstractContextManager[None]:
+        """Return the lock, shared by all processes, that allows one publication at a time.
+
+        A round holds it whenever it does not train, so that a version that a person makes live is
+        published during a training. It is acquired after :meth:`round_lock`, never before.
+
+        Raises:
+            RoundInProgressError: another process holds the lock for too long.
+        """
+        busy = RoundInProgressError(
+            f"Another process publishes predictions of project {self.id}: try again later."
+        )
+        return exclusive_lock(self.folder / "publish.lock", busy, timeout_seconds)
 
     def _open_project(self) -> OpenProject:
         token = self.resources.projects.token(self.id)

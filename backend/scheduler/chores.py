@@ -9,7 +9,14 @@ from typing import Any
 
 from backend.errors import PrelabelError, RoundInProgressError
 from backend.records import RoundOutcome
-from backend.scheduler.jobs import CleanupJob, Job, LabelCheckJob, PreloadJob, WarmUpJob
+from backend.scheduler.jobs import (
+    CleanupJob,
+    Job,
+    LabelCheckJob,
+    PreloadJob,
+    PublishJob,
+    WarmUpJob,
+)
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.supervise import Supervisor, cancel_all
 from backend.scheduler.worker_pool import WorkerPool
@@ -73,6 +80,10 @@ class ProjectChores:
             project_state.warmed_version = project_state.live_version
             self._start(name, self._warm_smart_tools(project_state))
 
+    def start_publish(self, project_state: ProjectState) -> None:
+        """Publish a version that a person made live, without waiting for the current round."""
+        self._start(_log_name(project_state), self._publish(project_state))
+
     def start_capture_import(self, project_state: ProjectState) -> None:
         """Import captured images if there are new ones."""
         if project_state.live_version and project_state.capture_watcher.is_due():
@@ -86,6 +97,16 @@ class ProjectChores:
         task = asyncio.create_task(run_guarded())
         self._running_tasks.add(task)
         task.add_done_callback(self._running_tasks.discard)
+
+    async def _publish(self, project_state: ProjectState) -> None:
+        job = PublishJob(project_state.record.id)
+        try:
+            async with self._round_workers.acquire(
+                project_state.turn, accepts_quick=True
+            ) as worker:
+                await worker.run(job)
+        except PrelabelError as error:  # the current round publishes it, or the next one
+            log.warning("project %s: not published yet: %s", project_state.record.id, error)
 
     async def _remove_old_predictions(self, project_state: ProjectState) -> None:
         """Remove predictions of retired versions from Label Studio in short jobs.

@@ -18,6 +18,13 @@ class RoundJob:
 
 
 @dataclass(frozen=True)
+class PublishJob:
+    """Publish the live version while a round trains. Result: None."""
+
+    project: str
+
+
+@dataclass(frozen=True)
 class CleanupJob:
     """Remove predictions of retired versions. Result: number of predictions left.
 
@@ -97,6 +104,7 @@ class ChangeLabelJob:
 
 ProjectJob = (
     RoundJob
+    | PublishJob
     | CleanupJob
     | LabelCheckJob
     | CaptureImportJob
@@ -108,6 +116,7 @@ ProjectJob = (
 Job = ProjectJob | PredictJob
 JOB_TYPES: dict[str, type[Job]] = {
     "round": RoundJob,
+    "publish": PublishJob,
     "cleanup": CleanupJob,
     "label_check": LabelCheckJob,
     "capture_import": CaptureImportJob,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from backend.records import ProjectStatus, RoundOutcome, RoundStatus
+from backend.learning.audit import is_audit
+from backend.records import ControlStatus, ProjectStatus, RoundOutcome, RoundStatus
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.recent_labels import RecentLabels
 from backend.scheduler.worker_pool import Turn, WorkerProcess
@@ -37,7 +39,8 @@ class ProjectState:
             the labels changed.
         pending_events: number of events since the last full round.
         last_labeled_at: time of the last label, on the monotonic clock.
-        quiet_round_done: the last round ran after the quiet period, and did not wait for labels.
+        pauses_done: number of the pauses in labeling (the short and the long one) that had passed
+            when the last round began.
         waiting_labels: number of labels that no version was trained on.
         failures: number of consecutive failed rounds.
         locked_elsewhere: another process runs a round of the project.
@@ -66,7 +69,7 @@ class ProjectState:
     untrained_reason: str = ""
     pending_events: int = 0
     last_labeled_at: float = NEVER_LABELED
-    quiet_round_done: bool = False
+    pauses_done: int = 0
     waiting_labels: int = 0
     failures: int = 0
     locked_elsewhere: bool = False
@@ -103,15 +106,31 @@ class ProjectState:
             waiting_detail: what the project waits for; empty when it does not wait.
         """
         status = self.record.status(self.outcome)
+        recent = self.recent_labels
+        audit_tasks = {t for t in recent.tasks if is_audit(self.record.audit_identity, t)}
         return replace(
             status,
             version=self.live_version or None,
-            labels=max(status.labels, min(status.tasks, status.labels + len(self.recent_labels))),
-            waiting=self.waiting_labels + len(self.recent_labels),
-            new_in_round=self.recent_labels.since_start if self.worker is not None else 0,
+            controls=tuple(map(self._count_examples, status.controls)),
+            audit_labels=status.audit_labels + len(audit_tasks),
+            labels=max(status.labels, min(status.tasks, status.labels + len(recent))),
+            waiting=self.waiting_labels + len(recent),
+            new_in_round=recent.since_start if self.worker is not None else 0,
             round=self._round_status(waiting_detail),
             captured=self.capture_watcher.counts(),
         )
+
+    def _count_examples(self, control: ControlStatus) -> ControlStatus:
+        """Return a control with the labels that its counts do not contain yet."""
+        added = Counter(
+            label
+            for task, labels in self.recent_labels.uncounted.items()
+            if not is_audit(self.record.audit_identity, task)
+            for name, label in labels
+            if name == control.name
+        )
+        counts = {name: count + added[name] for name, count in control.examples.items()}
+        return replace(control, examples=counts)
 
     def _round_status(self, waiting_detail: str) -> RoundStatus:
         if waiting_detail:

@@ -32,6 +32,8 @@ from backend.store.versions import VersionStore
 log = logging.getLogger("prelabel")
 DEBOUNCE_SECONDS = 0.2
 """Delay before a round starts, to debounce wake-ups."""
+LONG_PAUSE_SECONDS = 180.0
+"""Pause in labeling after which a single new label starts even a training that takes minutes."""
 RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 5.0, 300.0
 """Delay before a failed round is retried; doubled after each failure."""
 LOCKED_RETRY_SECONDS = 5.0
@@ -72,14 +74,21 @@ class RoundRunner:
             with self.supervisor.log_errors(f"the loop of project {project.record.id}"):
                 await self._run_round(project)
 
+    @property
+    def _pauses(self) -> tuple[float, float]:
+        """The short and the long pause in labeling, in seconds."""
+        short = self.settings.quiet_seconds
+        return short, max(short, LONG_PAUSE_SECONDS)
+
     def _wait_seconds(self, project: ProjectState) -> float:
         """Return the seconds until the next round, unless the project is woken before."""
         if project.locked_elsewhere:
             return LOCKED_RETRY_SECONDS
         if project.failures:
             return min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS * 2.0 ** (project.failures - 1))
-        if project.waiting_labels and not project.training_paused and not project.quiet_round_done:
-            remaining_seconds = project.last_labeled_at + self.settings.quiet_seconds - self.clock()
+        next_pauses = self._pauses[project.pauses_done :]
+        if project.waiting_labels and not project.training_paused and next_pauses:
+            remaining_seconds = project.last_labeled_at + next_pauses[0] - self.clock()
             return min(max(remaining_seconds, 0.0), self.settings.poll_seconds)
         return self.settings.poll_seconds
 
@@ -87,9 +96,11 @@ class RoundRunner:
         if project.training_paused and not project.live_version:
             return  # without a version a round could only train, and the training was cancelled
         quiet_time = self.clock() - project.last_labeled_at
+        pauses_done = sum(quiet_time >= pause for pause in self._pauses)
         request = RoundRequest(
             forced=project.training_requested,
-            quiet=quiet_time >= self.settings.quiet_seconds,
+            quiet=pauses_done > 0,
+            long_quiet=pauses_done > 1,
             hints=project.pending_events,
             held=project.training_paused,
         )
@@ -99,7 +110,7 @@ class RoundRunner:
             async with project.round_lock:
                 outcome = await self._run_round_job(project, request)
             self._finish_round(project, outcome, request)
-            project.quiet_round_done = request.quiet
+            project.pauses_done = pauses_done
         except RoundInProgressError:  # in a command, which wakes the project afterwards
             project.set_state("idle")
             project.locked_elsewhere = True
@@ -165,7 +176,7 @@ class RoundRunner:
         if outcome.full_training_due:
             project.wake_event.set()
         project.waiting_labels = outcome.waiting
-        project.recent_labels.finish_round()
+        project.recent_labels.finish_round(is_full=is_full_round)
         if request.forced:
             project.untrained_reason = outcome.untrained_reason
             if project.untrained_reason:

@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from backend.errors import NotFoundError, StoreError, UsageError
 from backend.json_records import JsonObject
-from backend.label_studio.ml_protocol import NO_VERSION
+from backend.label_studio.ml_protocol import NO_VERSION, ControlLabel
 from backend.records import ProjectStatus
 from backend.runtime.connection import parse_created_at
 from backend.scheduler.capture_watch import CaptureWatcher
@@ -171,7 +171,7 @@ class Service:
         *,
         forced: bool = False,
         labels: int = 0,
-        labeled_tasks: Collection[int] = (),
+        labeled_tasks: Mapping[int, frozenset[ControlLabel]] | None = None,
     ) -> list[str]:
         """Start rounds of projects that may have changed.
 
@@ -179,7 +179,8 @@ class Service:
             project: Label Studio's project JSON with ``id`` and ``created_at``; None for all.
             forced: train regardless of the number of new labels, as Start Training does.
             labels: number of annotations that may have changed.
-            labeled_tasks: tasks that got their first annotation; they count at once.
+            labeled_tasks: tasks that got their first annotation, with their labels; they count at
+                once.
 
         Returns:
             the ids of the woken projects.
@@ -192,7 +193,7 @@ class Service:
             if number is None or state.record.matches(number, created)
         ]
         for project_state in woken:
-            project_state.recent_labels.add(labeled_tasks)
+            project_state.recent_labels.add(labeled_tasks or {})
             self._wake_project(project_state, forced, labels)
         return [project_state.record.id for project_state in woken]
 
@@ -217,6 +218,14 @@ class Service:
             NotFoundError: no project has this id.
         """
         return self._status(self._project_state(id))
+
+    def recently_labeled(self, id: str) -> Set[int]:
+        """Return the tasks of a project that were labeled after the last round read it.
+
+        Raises:
+            NotFoundError: no project has this id.
+        """
+        return self._project_state(id).recent_labels.tasks
 
     async def cancel(self, id: str) -> ProjectStatus:
         """Cancel the training of a project, if one is running; the live version stays.
@@ -273,6 +282,8 @@ class Service:
         versions = VersionStore(self._projects.folder(id))
         await asyncio.to_thread(versions.promote, version, by, reason)
         self._round_runner.refresh_live(project_state)
+        if project_state.state not in ("idle", "failed") or project_state.is_waiting:
+            self._chores.start_publish(project_state)
         self._wake_project(project_state)
 
     async def roll_back(self, id: str, by: str, expected: str = "") -> None:
@@ -365,7 +376,7 @@ class Service:
         project.training_requested |= forced
         project.pending_events += labels
         if forced or labels:  # other events do not resume a cancelled training
-            project.training_paused = project.quiet_round_done = False
+            project.training_paused, project.pauses_done = False, 0
             project.last_labeled_at = self._clock()
         project.wake_event.set()
 

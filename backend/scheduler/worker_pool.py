@@ -17,6 +17,7 @@ from backend.errors import RoundError, error_from_name
 from backend.json_records import JsonObject
 from backend.scheduler import frames
 from backend.scheduler.jobs import Job, job_to_json
+from backend.scheduler.worker_log import relay_log
 
 log = logging.getLogger("prelabel")
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
@@ -48,6 +49,7 @@ class WorkerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._job_ids = itertools.count()
         self._running_job: int | None = None
+        self._relay: asyncio.Task[None] | None = None
 
     async def run(
         self, job: Job, body: bytes = b"", report: StateCallback = _ignore_progress
@@ -91,6 +93,11 @@ class WorkerProcess:
                 process.kill()
             await process.wait()
             await _close_pipes(process)
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            relay.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await relay
 
     async def _ensure_started(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
@@ -100,8 +107,11 @@ class WorkerProcess:
                 env={**os.environ, **WORKER_ENVIRONMENT},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C goes to the server, which stops this process
             )
+            assert self._process.stderr is not None  # noqa: S101 - it was opened with a pipe
+            self._relay = asyncio.create_task(relay_log(self._process.stderr))
         return self._process
 
     async def _send_frame(self, process: asyncio.subprocess.Process, frame: bytes) -> None:

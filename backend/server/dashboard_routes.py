@@ -68,8 +68,11 @@ class DashboardRoutes:
         try:
             state = self._service.project(id)
             title_note = title_notes(self._service.projects()).get(state.id, "")
+            labeled = self._service.recently_labeled(id)
             page = await asyncio.to_thread(
-                lambda: self._pages.render_project(self._reader.page(state, title_note), notice)
+                lambda: self._pages.render_project(
+                    self._reader.page(state, title_note, labeled), notice
+                )
             )
         except PrelabelError as error:
             return self._error_page(error, "../")

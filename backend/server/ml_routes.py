@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from pathlib import Path
+
 from fastapi import FastAPI, Request, Response
 
+from backend.errors import StoreError
 from backend.json_records import JsonObject
 from backend.label_studio.ml_protocol import MODEL_CLASS, parse_event, parse_setup
 from backend.scheduler.service import Service
 from backend.server.cross_origin import SAME_SITE_ONLY
 from backend.server.request_body import read_body
+from backend.store.served_address import save_called_port
 from backend.store.webhook_secret import home_fingerprint
 
 MAX_EVENT_BYTES = 8_000_000
@@ -32,11 +38,11 @@ def add_ml_routes(app: FastAPI, service: Service) -> None:
     async def setup(request: Request) -> JsonObject:
         """Connect a project."""
         setup_request = parse_setup(await read_body(request, MAX_SETUP_BYTES))
-        return {
-            "model_version": await service.setup(
-                setup_request.project, setup_request.hostname, setup_request.access_token
-            )
-        }
+        version = await service.setup(
+            setup_request.project, setup_request.hostname, setup_request.access_token
+        )
+        await _save_called_port(request, service.settings.home)
+        return {"model_version": version}
 
     @app.post("/predict", dependencies=SAME_SITE_ONLY)
     async def predict(request: Request) -> Response:
@@ -60,6 +66,14 @@ def add_ml_routes(app: FastAPI, service: Service) -> None:
     async def versions() -> JsonObject:
         """Return all versions, newest first."""
         return {"versions": service.versions()}
+
+
+async def _save_called_port(request: Request, home: Path) -> None:
+    """Save the port of this server, so that the next `prelabel serve` listens there again."""
+    _, port = request.scope.get("server") or ("", 0)
+    if port:
+        with contextlib.suppress(StoreError):  # --port can name it
+            await asyncio.to_thread(save_called_port, home, port)
 
 
 async def _read_event_body(request: Request) -> bytes:

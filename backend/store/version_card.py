@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from backend.card_records import (
+    NO_MODEL_KIND,
     AutoAcceptSection,
     ComputeCost,
     ControlCard,
@@ -90,6 +91,11 @@ class VersionCard:
             estimate=self.estimate,
             outlook=self.displayed_outlook,
         )
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it predicts the labels of any control; the first version may only rank images."""
+        return any(control.kind != NO_MODEL_KIND for control in self.controls.values())
 
     @property
     def is_quick(self) -> bool:

@@ -33,8 +33,8 @@ PUBLISHER_FILE = "publisher.json"
 UNREADABLE_FILE = "unreadable.txt"
 """In the folder of a version whose files cannot be read: why."""
 OVERTAKEN_REASON = (
-    "{live} was made live while this version was trained and compared with {parent}: promote it to "
-    "make it live anyway."
+    "{live} was promoted while this version was compared with {parent}: promote it to make it live "
+    "anyway."
 )
 CARD_FIX = "restore the file, or leave it: the version is set aside"
 VERSION_LOCK_TIMEOUT_SECONDS = 60.0

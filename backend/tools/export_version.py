@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain import Control
 from backend.errors import EncoderError, PrelabelError
 from backend.estimate import format_audit_progress, format_interval, format_percent
-from backend.inference.detections import confidence_threshold
+from backend.inference.detections import published_threshold
 from backend.inference.model import MULTIPLE_LABEL_THRESHOLD, Model
 from backend.json_records import to_json
 from backend.runtime.project_session import ProjectSession
@@ -196,7 +196,7 @@ class _VersionWriter:
             "kind": control.kind,
             "file": file,
             "labels": list(class_mapping.labels),
-            "shown": confidence_threshold(detector, control),
+            "shown": published_threshold(self._model, control),
             "size": class_mapping.size,
             "cell": detector.network.stride,
             "square": detector.network.spec.family == QUERY_FAMILY,

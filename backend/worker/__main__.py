@@ -33,6 +33,7 @@ from backend.scheduler.jobs import (
     PredictJob,
     PreloadJob,
     ProjectJob,
+    PublishJob,
     RoundJob,
     TryJob,
     WarmUpJob,
@@ -77,6 +78,9 @@ class JobRunner:
         match job:
             case RoundJob():
                 return self._run_round(job_id, job), b""
+            case PublishJob():
+                self._publish_live(job)
+                return None, b""
             case CleanupJob():
                 return self._remove_predictions(job), b""
             case LabelCheckJob():
@@ -122,12 +126,17 @@ class JobRunner:
             self._round_memories[session.id] = current_round.memory
         return to_json(outcome)
 
+    def _publish_live(self, job: PublishJob) -> None:
+        from backend.loop.round import Round
+
+        Round(self._session(job), lambda state, progress, detail: None, None).publish_live()
+
     def _remove_predictions(self, job: CleanupJob) -> int:
         from backend.loop.publish.queue_settings import kept_version
         from backend.loop.publish.retire import PredictionCleanup
 
         session = self._session(job)
-        with session.round_lock():
+        with session.round_lock(), session.publish_lock(0.0):
             client = session.connection.client
             cleanup = self._cleanups.pop(session.id, None)
             cleanup = cleanup or PredictionCleanup(client, session.number)

@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 
 from backend.cli.main import main
+from backend.cli.projects import open_session
 from backend.label_studio.annotation_relabeling import LabelRename, LabelRenamer
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.local_server import LabelStudioServer, find_free_port
 from backend.label_studio.tabs import LABEL_NEXT_TAB
 from backend.label_studio.task_results import is_machine_annotation
+from backend.loop.round import Round
+from backend.records import RoundRequest
+from backend.settings import read_settings
 from backend.store.annotation_times import AnnotationTimes
 from backend.store.label_answers import LabelAnswer, save_label_answer
 from backend.store.projects import ProjectStore
+from backend.store.versions import VersionStore
 from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import (
     CHOICES_CONFIG,
@@ -87,6 +92,43 @@ def test_connect_status_versions_rollback_promote_train(
     told = run_prelabel("status", **env)
     assert "9 of 20 tasks labeled" in told.stdout
     assert trained["version"] in told.stdout
+
+
+def test_a_roll_back_during_a_training_takes_effect_at_once(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
+    project = lab.create_project(title="training")
+    tasks = lab.import_colours(project, 10)
+    env = backend.environment
+    run_prelabel("connect", str(project), "--backend", backend.url, **env)
+    backend.wait_for_round(project)
+    for start in (0, 4):
+        for task in tasks[start : start + 4]:
+            lab.submit_annotation(task)
+        backend.wait_for_round(project, start + 4)
+    settings = read_settings(env)
+    versions = VersionStore(ProjectStore(settings.home).folder(str(project)))
+    v2, v1, _ = versions.names()
+    assert versions.live() == v2
+    lab.submit_annotation(tasks[8])
+    backend.stop()
+    session = open_session(settings, ProjectStore(settings.home).get(str(project)))
+
+    def roll_back(state: str, progress: float, detail: str) -> None:
+        if state == "training" and versions.live() == v2:
+            done = json_output(run_prelabel("rollback", str(project), "--json", **env))
+            assert done == {"version": v1, "was": v2}
+            assert lab.fetch_project(project)["model_version"] == v1
+            open_tasks = [task for task in lab.list_tasks(project) if not task["is_labeled"]]
+            for task in open_tasks:
+                assert v1 in [one["model_version"] for one in task["predictions"]]
+
+    with session.round_lock():
+        outcome = Round(session, roll_back, None).run(RoundRequest(forced=True))
+    trained = versions.card(outcome.trained)
+    assert trained.parent == v1, "it is compared with the version that the person made live"
+    assert outcome.version == versions.live() == trained.version
+    assert lab.fetch_project(project)["model_version"] == trained.version
 
 
 RENAME_CONFIG = """<View>

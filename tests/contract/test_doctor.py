@@ -162,7 +162,7 @@ def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_URL": f"http://127.0.0.1:{find_free_port()}"}
 
 
-@case("another program's address", "Label Studio", "an ML backend", "set LABEL_STUDIO_URL")
+@case("another program's address", "Label Studio", "an ML backend", "run `prelabel login`")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_URL": bench.backend.url}
 

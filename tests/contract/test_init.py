@@ -193,7 +193,7 @@ def test_a_prelabel_with_another_home_is_not_joined_unless_it_is_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backend_setup, "DEFAULT_BACKEND_URL", backend.url)
+    monkeypatch.setattr(backend_setup, "default_backend_url", lambda settings: backend.url)
     for name, value in {**backend.environment, "PRELABEL_HOME": str(tmp_path / "mine")}.items():
         monkeypatch.setenv(name, value)
     before = lab.request("GET", "/api/projects/")["count"]
@@ -268,8 +268,7 @@ def test_the_managed_label_studio_is_started_again_signed_in_and_stopped(
         [*command, "--start-label-studio", "--no-browser", "--backend", backend], settings
     )
     terminal.wait_for(f"Label Studio runs at {account.url}.")
-    terminal.wait_for("Label here: ")
-    terminal.wait_for("This link signs you in until this command ends: ")
+    terminal.wait_for("Label here, signed in until this command ends: ")
     link = terminal.wait_for("\r\n")
     with httpx.Client(trust_env=False, follow_redirects=True) as browser:
         page = browser.get(link)

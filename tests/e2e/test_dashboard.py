@@ -394,8 +394,8 @@ def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
     expect(page.locator(".notice")).to_contain_text("The earlier version is live")
     expect(page.locator("#version")).to_have_text(first)
     wait_until("Label Studio follows the roll-back", lambda: follows(first))
-    page.get_by_role("link", name=f"Make {newest} live").click()
-    page.get_by_role("button", name=f"Make {newest} live").click()
+    page.get_by_role("link", name=f"Promote {newest}").click()
+    page.get_by_role("button", name=f"Promote {newest}").click()
     expect(page.locator("#version")).to_have_text(newest)
     wait_until("Label Studio follows the promotion", lambda: follows(newest))
     last = garden.versions.history()[-2:]

@@ -106,3 +106,39 @@ def test_labels_of_a_ready_config_are_visible_on_a_portrait_image_and_can_be_giv
     for control in read.controls:
         if control.is_choices and not control.multiple:
             assert_needs_a_choice(page, config, control.label_names[-1])
+
+
+def test_a_box_is_drawn_inside_another_one_while_ctrl_is_held(
+    lab: LabelStudioUser, page: Page
+) -> None:
+    """As label_config/README.md and the dashboard say."""
+    file = next(file for file in CONFIGS if file.stem == "boxes")
+    project = lab.create_project(file.read_text(), title="Box in a box")
+    picture = make_data_uri(make_drawing(1, (640, 480)).to_png())
+    (task,) = lab.import_images(project, [picture])
+    (control,) = read_config(file.read_text()).controls
+    page.goto(f"{lab.url}/projects/{project}/data?task={task}")
+    expect(page.get_by_text("Submit", exact=True)).to_be_visible()
+    image = wait_until("the image is rendered", page.locator("canvas").first.bounding_box)
+
+    def draw(start: float, end: float) -> int:
+        """Draw a box with the first label, and return the number of boxes."""
+        page.keyboard.press("Escape")
+        give(page, control.kind, control.label_names[0])
+        corners = [
+            (image["x"] + at * image["width"], image["y"] + at * image["height"])
+            for at in (start, end)
+        ]
+        page.mouse.move(*corners[0])
+        page.mouse.down()
+        page.mouse.move(*corners[1], steps=5)
+        page.mouse.up()
+        return int(page.evaluate("Htx.annotationStore.selected.regions.length"))
+
+    assert draw(0.1, 0.9) == 1
+    assert draw(0.4, 0.5) == 1, "it moved the first one"
+    page.keyboard.press("Control+z")
+    page.keyboard.down("Control")
+    boxes = draw(0.4, 0.5)
+    page.keyboard.up("Control")
+    assert boxes == 2

@@ -218,7 +218,7 @@ def make_full_home(
         round={
             "state": "training",
             "progress": 0.4,
-            "detail": "leaves: epoch 4 of 10, less than a minute left",
+            "detail": "leaves: epoch 4, less than a minute left",
             "error": None,
         },
     )

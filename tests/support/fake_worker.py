@@ -1,11 +1,11 @@
 """A worker process without models: predicts the tasks' own numbers, and notes its requests.
 
-Of a label check it notes the project. A warm-up of version ``die`` ends the process, and one of
-another version fails with the error of that name. A round takes two epochs of some seconds. It
-fails as in progress elsewhere while a file ``busy`` exists beside the notes, is cancelled while
-``cancelled`` does, fails as for a deleted project while ``missing`` does, and leaves one label
-waiting while ``waiting`` does. While ``long`` exists, a worker for quick work refuses the round.
-While ``hold-<project>`` exists, the round goes on.
+Of a label check and of a publication it notes the project. A warm-up of version ``die`` ends the
+process, and one of another version fails with the error of that name. A round takes two epochs of
+some seconds. It fails as in progress elsewhere while a file ``busy`` exists beside the notes, is
+cancelled while ``cancelled`` does, fails as for a deleted project while ``missing`` does, and
+leaves one label waiting while ``waiting`` does. While ``long`` exists, a worker for quick work
+refuses the round. While ``hold-<project>`` exists, the round goes on.
 Arguments: the file for the notes, seconds per task or epoch, and the niceness.
 """
 
@@ -24,6 +24,7 @@ from backend.scheduler.jobs import (
     CleanupJob,
     LabelCheckJob,
     PreloadJob,
+    PublishJob,
     RoundJob,
     WarmUpJob,
     job_from_json,
@@ -32,6 +33,8 @@ from backend.scheduler.jobs import (
 
 def main() -> None:
     notes_file, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    for line in (f"Detector: of {notes_file}", "busy", "10%\r100%"):
+        print(line, file=sys.stderr, flush=True)
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         header, body = frame
         job = job_from_json(header)
@@ -41,6 +44,10 @@ def main() -> None:
             case WarmUpJob():
                 failure: JsonObject = {"failed": {"kind": job.version, "text": "It failed."}}
                 send_frame({"id": header["id"], **failure}, b"")
+                continue
+            case PublishJob():
+                append_note(notes_file, {"published": job.project})
+                send_frame({"id": header["id"], "done": None}, b"")
                 continue
             case CleanupJob() | PreloadJob():
                 send_frame({"id": header["id"], "done": 0}, b"")

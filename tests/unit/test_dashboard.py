@@ -67,7 +67,7 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
         "That version is live.",
         "healthy predicted as wilting 2 times",
         "19 of 21 audit images are predicted correctly. They were selected at random",
-        "epoch 4 of 10",
+        "epoch 4, less than a minute left",
         "180 of 600",
         "Auto-accepted 12",
         "Auto-accept: Stopped: people corrected 4 of 20 accepted answers.",
@@ -488,6 +488,15 @@ def test_figures_are_explained_in_plain_words(
 ) -> None:
     assert format_headline(figure) == head
     assert says in explain_figure(figure)
+
+
+def test_the_labels_until_the_first_figure_are_counted() -> None:
+    early = IntervalEstimate(3, 1.0, 0.4, 1.0)
+    assert "The first figure comes after about 70 more labels." in explain_figure(early)
+    assert "after about 20 more labels" in explain_figure(early, 8)
+    enough = explain_figure(early, 11)
+    assert "11 audit images are labeled, which is enough" in enough
+    assert "more labels" not in enough
 
 
 FEW_IMAGES = IntervalEstimate(3, 1.0, 0.4, 1.0)

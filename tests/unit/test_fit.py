@@ -11,6 +11,7 @@ import pytest
 
 from backend.card_records import ControlCard, ModelSource
 from backend.domain import Region, Task
+from backend.errors import LabelStudioError
 from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
 from backend.label_studio.labeling_config import read_config
@@ -121,3 +122,39 @@ def test_what_it_is_made_with_makes_it_anew_and_is_noticed(home: Home) -> None:
         assert not home.unchanged(observed(TASKS))
         assert home.identity(observed(TASKS)) != known
         known = home.identity(observed(TASKS))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "new", "force", "waits"),
+    [
+        (90.0, 1, False, True),  # of 20: under a tenth, for minutes of training
+        (90.0, 2, False, False),
+        (90.0, 1, True, False),  # Start Training, or a pause of minutes
+        (9.0, 1, False, False),
+    ],
+)
+def test_few_new_boxes_wait_where_a_training_takes_minutes(
+    tmp_path: Path, seconds: float, new: int, force: bool, waits: bool
+) -> None:
+    settings = Settings(home=tmp_path, detector="builtin", label_studio_url="http://127.0.0.1:9")
+    resources, record = Resources(settings), ProjectRecord("1", "http://127.0.0.1:9", 1)
+    tasks = [marked(number, 0.1) for number in range(20 + new)]
+    versions = resources.versions(record)
+    card = replace(
+        make_card(0, 20),
+        controls={name: ControlCard(examples={"disc": 20}) for name in ("box", "dot")},
+        detector=ModelSource("builtin", resources.base_weights.id),
+        encoder=ModelSource(),
+        seconds={"train": seconds, "total": seconds + 1},
+    )
+    versions.save(card, label_table(observed(tasks[:20])), lambda to: save_model(Model({}), to))
+    versions.promote(card.version, by="the loop", reason="The first.")
+    session = ProjectSession(resources, record)
+    trainer = VersionTrainer(session, lambda *given: None, lambda: False, Stopwatch())
+    seen = observed(tasks)
+    if waits:
+        assert trainer.train_if_needed(seen, force=force, on_hold=False, is_pause=True) == ""
+    else:  # it trains, for which it fetches the images
+        with pytest.raises(LabelStudioError):
+            trainer.train_if_needed(seen, force=force, on_hold=False, is_pause=True)
+    assert trainer.awaits_pause == waits

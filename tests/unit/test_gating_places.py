@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from backend.card_records import ModelSource
-from backend.domain import Control, ControlKind, Label, Region, Regions, Task
+from backend.domain import Control, ControlKind, Label, Region, RegionPrediction, Regions, Task
+from backend.inference.detections import published_threshold
 from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
+from backend.inference.predict import infer_tasks
 from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
 from backend.learning.version_comparison import GateVerdict
 from backend.loop.evaluate import metrics
+from backend.loop.evaluate.assess import Assessor
 from backend.loop.evaluate.gate import QualityGate
 from backend.loop.model_trainer import ModelTrainer
 from backend.loop.observe import Observation, ProjectFingerprint, label_table
@@ -147,3 +151,31 @@ def test_batches_of_ten_that_each_went_unnoticed_are_counted_together(
     verdict = project.verdict()
     assert not verdict.is_passed
     assert "since v0-0123abcd" in verdict.reason
+
+
+@pytest.mark.parametrize(("audited", "minimum"), [(9, 0.25), (12, 0.03)])
+def test_unlikely_objects_are_suggested_only_once_the_figures_mean_something(
+    tmp_path: Path, project_server: str, weights: Path, audited: int, minimum: float
+) -> None:
+    project = Project(tmp_path, project_server, weights, "boxes")
+    for task in AUDIT[audited:]:
+        del project.places[task]
+    session, seen = ProjectSession(project.resources, project.record), project.seen()
+    fit = ModelTrainer(session, seen, None, EMPTY_EMBEDDINGS)
+    live = fit.live_model.detectors["what"]
+    assert isinstance(live, TrainedDetector)
+    eager = replace(live, class_mapping=replace(live.class_mapping, shown=0.03))
+    model = Model({}, {"what": eager})
+    assessment = Assessor(session, seen, fit, model).assess()
+    assert assessment.controls["what"].shown == minimum
+    model = replace(model, thresholds=assessment.thresholds)
+    assert published_threshold(model, project.control) == minimum
+    tasks = seen.tasks[:6]
+    result = infer_tasks(model, [project.control], tasks, EMPTY_EMBEDDINGS, session.images)
+
+    def lowest(regions: Mapping[int, tuple[RegionPrediction, ...]]) -> float:
+        return min(value for rows in regions.values() for row in rows for value in row.confidence)
+
+    assert minimum <= lowest(result.regions)
+    assert lowest(result.unfiltered) < 0.25, "it counts in the queue and in the figures"
+    assert (lowest(result.regions) < 0.25) == (minimum < 0.25)

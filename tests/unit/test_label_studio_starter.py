@@ -36,6 +36,7 @@ from backend.store.login import (
     remove_login,
     save_login,
 )
+from backend.store.projects import ProjectStore
 from backend.store.record_files import write_record
 
 SERVER, TOKEN = "http://label.example.com", "b" * 40
@@ -210,27 +211,64 @@ def test_a_login_is_removed_by_its_command(
     assert "not an address of Label Studio" in capsys.readouterr().err
 
 
+class OtherLabelStudio(BaseHTTPRequestHandler):
+    """The Label Studio of another person, which refuses every token."""
+
+    status, content = 401, b"{}"
+
+    def do_GET(self) -> None:
+        is_version = self.path.startswith("/api/version")
+        is_public = is_version or self.path == "/health"
+        self.send_response(200 if is_public else self.status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        version = b'{"release": "1.23.2", "label-studio-os-package": {}}'
+        self.wfile.write(version if is_public else self.content)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Log nothing."""
+
+
+@pytest.mark.parametrize("is_configured", [False, True])
+@pytest.mark.parametrize("command", ["init", "login"])
+def test_a_refused_token_names_the_way_to_an_own_label_studio(
+    command: str,
+    is_configured: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OtherLabelStudio)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    settings = Settings(home=tmp_path / "home", label_studio_url=url)  # it has the default address
+    monkeypatch.setattr("backend.settings.read_settings", lambda: settings)
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    if is_configured:  # then it would be refused
+        monkeypatch.setenv("LABEL_STUDIO_URL", url)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{TOKEN}\n"))
+    (tmp_path / "1.png").write_bytes(b"")
+    assert main([command, *([str(tmp_path)] if command == "init" else [])]) == 1
+    server.shutdown()
+    server.server_close()
+    message = capsys.readouterr().err
+    assert "prelabel login" in message
+    hint = "`prelabel init FOLDER --start-label-studio` starts one of your own on another port"
+    assert (hint in message) == (not is_configured)
+
+
 def test_another_label_studio_at_the_address_gets_no_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passwords: list[str] = []
 
-    class OtherLabelStudio(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            is_version = self.path.startswith("/api/version")
-            self.send_response(200 if is_version or self.path == "/health" else 401)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(b'{"release": "1.23.2", "label-studio-os-package": {}}')
-
+    class PasswordRecorder(OtherLabelStudio):
         def do_POST(self) -> None:
             passwords.append(self.path)
             self.send_error(403)
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), OtherLabelStudio)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), PasswordRecorder)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     account = LocalAccount(server.server_port)
     write_record(ManagedLabelStudio(tmp_path).account_file, account, private=True)
@@ -263,6 +301,30 @@ def test_what_cannot_be_a_token_is_refused_before_it_is_sent(
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{token}\n"))
     assert main(["login", "http://127.0.0.1:9"]) == 2
     assert "copy it again" in capsys.readouterr().err
+
+
+def test_a_login_says_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class OwnLabelStudio(OtherLabelStudio):
+        status, content = 200, b'{"email": "me@example.com"}'
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OwnLabelStudio)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    url = f"http://127.0.0.1:{server.server_port}"
+    shown = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{TOKEN}\n"))
+        assert main(["login", url]) == 0
+        shown.append(capsys.readouterr().out)
+        ProjectStore(tmp_path).register(url, 1)
+    server.shutdown()
+    server.server_close()
+    assert f"Logged in to {url} as me@example.com." in shown[0]
+    assert "Next: `prelabel init FOLDER`" in shown[0]
+    assert "`prelabel connect PROJECT`" in shown[0]
+    assert "Next" not in shown[1], "a project is connected"
 
 
 def test_a_later_login_for_the_same_server_is_kept(tmp_path: Path) -> None:

@@ -128,6 +128,20 @@ def test_while_the_months_money_is_spent_waiting_labels_ask_for_no_full_look(
     assert rich._can_skip(known, known.fingerprint, replace(quiet, held=True))
 
 
+def test_a_long_training_for_few_labels_waits_for_a_long_pause(tmp_path: Path) -> None:
+    known, deciding_round = memory(), deciding(tmp_path)
+    known.live_version, known.fingerprint = "", replace(EMPTY_FINGERPRINT, last_change=LOOK)
+    known.outcome, known.awaits_pause = replace(known.outcome, waiting=1), True
+    pause = RoundRequest(quiet=True)
+    assert deciding_round._can_skip(known, known.fingerprint, pause)
+    assert not deciding_round._can_skip(known, known.fingerprint, replace(pause, long_quiet=True))
+    assert not deciding_round._can_skip(known, known.fingerprint, RoundRequest(forced=True))
+    known.awaits_pause = False
+    assert not deciding_round._can_skip(known, known.fingerprint, pause)
+    one_more = replace(EMPTY_FINGERPRINT, annotation_count=1)
+    assert not known.adjust_request(replace(pause, long_quiet=True), one_more).long_quiet
+
+
 def test_what_changes_no_count_is_looked_at_when_people_pause(tmp_path: Path) -> None:
     """An edit of one of several answers, and a skip that became an answer: no list shows them."""
     known, deciding_round = memory(), deciding(tmp_path)

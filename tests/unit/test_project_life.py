@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import json
 import logging
 import os
 import re
@@ -41,6 +42,7 @@ from tests.support.dashboard_homes import make_full_home
 from tests.support.fake_label_studio import NoProjectRequestHandler
 
 OURS = {"origin": "http://127.0.0.1"}
+NO_LABELS: frozenset[tuple[str, str]] = frozenset()
 REMOVED = RemovedLabel("plant", "<b>sick</b>", 12)
 
 
@@ -82,23 +84,24 @@ def test_times_are_elements_that_the_browser_localizes(tmp_path: Path) -> None:
 
 def test_labels_count_until_a_round_has_read_them() -> None:
     labels = RecentLabels()
-    labels.add([1])
+    labels.add({1: frozenset({("colour", "red")})})
     labels.start_round()
     assert (len(labels), labels.since_start) == (1, 0)
-    labels.add([2])
+    labels.add({2: NO_LABELS})
     labels.note_state("observing")
     labels.note_state("training")
-    labels.add([2, 3])
+    labels.add({2: NO_LABELS, 3: NO_LABELS})
     labels.note_state("pushing")
     assert (len(labels), labels.since_start) == (3, 2)
-    labels.finish_round()
+    labels.finish_round(is_full=False)
     assert (len(labels), labels.since_start) == (1, 0), "the third was not in the snapshot"
+    assert labels.uncounted.keys() == {1, 2, 3}, "only a full round counts examples of labels"
     labels.start_round()
     labels.note_state("training")
     labels.start_round()  # the round failed, and is repeated
     assert len(labels) == 1
-    labels.finish_round()
-    assert len(labels) == 0
+    labels.finish_round(is_full=True)
+    assert (len(labels), labels.uncounted) == (0, {})
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,20 @@ def test_labels_count_until_a_round_has_read_them() -> None:
     ],
 )
 def test_tasks_with_a_first_annotation_are_read_from_events(body: bytes, tasks: set[int]) -> None:
-    assert parse_event(body).labeled_tasks == tasks
+    assert parse_event(body).labeled_tasks.keys() == tasks
+
+
+def test_labels_are_read_from_events() -> None:
+    result = [
+        {"from_name": "colour", "type": "choices", "value": {"choices": ["red", 5]}},
+        {"from_name": "box", "type": "rectanglelabels", "value": {"rectanglelabels": ["ant"]}},
+        {"from_name": "box", "type": "rectanglelabels", "value": {"rectanglelabels": ["ant"]}},
+        {"from_name": "note", "type": "textarea", "value": {"text": ["red"]}},
+        7,
+    ]
+    body = {"action": "ANNOTATION_CREATED", "annotation": {"task": 4, "result": result}}
+    labels = parse_event(json.dumps(body).encode()).labeled_tasks
+    assert labels == {4: {("colour", "red"), ("box", "ant")}}
 
 
 def test_the_page_asks_what_happens_to_annotations_with_a_removed_label(tmp_path: Path) -> None:
@@ -195,7 +211,7 @@ def test_roll_back_asks_first_and_says_what_will_happen(tmp_path: Path) -> None:
         assert 'action="../../../projects/1/rollback?to=v3-0123abcd"' in html
         assert versions.live() == shown.version, "nothing has happened yet"
         other = (await client.get("/projects/1/confirm/v1-0123abcd")).text
-        assert "Make v1-0123abcd live?" in text(other)
+        assert "Promote v1-0123abcd?" in text(other)
         assert 'action="../../../projects/1/promote/v1-0123abcd"' in other
         assert (await client.get("/projects/1/confirm/v99")).status_code == 404
         outdated = await client.post("/projects/1/rollback?to=v1-0123abcd", headers=OURS)

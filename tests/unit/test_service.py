@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -31,7 +32,8 @@ from backend.errors import (
     UsageError,
 )
 from backend.label_studio.ml_protocol import NO_VERSION, parse_predict_request
-from backend.records import RoundOutcome, RoundStatus
+from backend.learning.audit import is_audit
+from backend.records import ControlStatus, RoundOutcome, RoundStatus
 from backend.scheduler import frames, supervise
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
@@ -51,8 +53,11 @@ from backend.server.source_archive import zip_source
 from backend.settings import Settings
 from backend.store import wake
 from backend.store.projects import ProjectStore, save_outcome
+from backend.store.queue_front import QueuedTask, QueueFront
 from backend.store.record_files import write_backed_up
+from backend.store.versions import VersionStore
 from tests.support.dashboard_client import served_with_service
+from tests.support.dashboard_homes import make_card
 
 ROOT = Path(__file__).parents[2]
 PoolWork = Callable[[WorkerPool], Awaitable[None]]
@@ -276,13 +281,16 @@ def test_background_work_continues_after_errors_and_logs_each_once(
 
 
 def with_service(
-    tmp_path: Path, numbers: list[int], work: Callable[[Service], Awaitable[None]]
+    tmp_path: Path,
+    numbers: list[int],
+    work: Callable[[Service], Awaitable[None]],
+    **settings_values: Any,
 ) -> list[dict[str, object]]:
     """Run work with a service whose rounds take 0.3 s, and return the rounds' requests."""
     notes = tmp_path / "notes"
 
     async def run() -> None:
-        settings = Settings(home=tmp_path / "home", poll_seconds=3600)
+        settings = Settings(home=tmp_path / "home", poll_seconds=3600, **settings_values)
         for number in numbers:
             projects = ProjectStore(settings.home)
             record = projects.register(f"http://127.0.0.1:{number}", number)
@@ -397,6 +405,24 @@ def test_waiting_labels_do_not_start_rounds_continuously(tmp_path: Path) -> None
     assert [ask["quiet"] for ask in asks] == [True]
 
 
+def test_a_waiting_label_is_looked_at_after_a_short_and_a_long_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that takes minutes waits for the second one if little is new."""
+    monkeypatch.setattr("backend.scheduler.round_runner.LONG_PAUSE_SECONDS", 3.0)
+    (tmp_path / "waiting").touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+        service.wake({"id": 1}, labels=1)
+        await asyncio.sleep(5)
+
+    asks = with_service(tmp_path, [1], work, quiet_seconds=1.5)
+    pauses = [(ask["quiet"], ask["long_quiet"]) for ask in asks]
+    assert pauses == [(True, True), (False, False), (True, False), (True, True)]
+
+
 def test_a_cancelled_first_training_waits_for_a_label(tmp_path: Path) -> None:
     cancelled = tmp_path / "cancelled"
     cancelled.touch()
@@ -439,6 +465,10 @@ def test_a_waiting_project_reports_what_it_waits_for(tmp_path: Path) -> None:
 def test_labels_count_at_once_while_a_round_runs(tmp_path: Path) -> None:
     (tmp_path / "hold-1").touch()
 
+    identity = "1.0"  # of the project, from which the audit set is drawn
+    audit_task = next(task for task in range(20, 99) if is_audit(identity, task))
+    new_tasks = [task for task in range(5, 20) if not is_audit(identity, task)][:2]
+
     def event(action: str, task: int, **annotation: object) -> bytes:
         return json.dumps(
             {
@@ -453,15 +483,23 @@ def test_labels_count_at_once_while_a_round_runs(tmp_path: Path) -> None:
         app = httpx.ASGITransport(create_app(service))
         async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as client:
             await until(partial(in_state, service, "training"))
-            for task in (5, 6, 6):
-                await client.post("/webhook", content=event("ANNOTATION_CREATED", task))
+            red = {"from_name": "colour", "type": "choices", "value": {"choices": ["red"]}}
+            for task in (*new_tasks, new_tasks[0], audit_task):
+                content = event("ANNOTATION_CREATED", task, result=[red])
+                await client.post("/webhook", content=content)
             await client.post("/webhook", content=event("ANNOTATION_UPDATED", 7))
             skip = event("ANNOTATION_CREATED", 8, was_cancelled=True)
             await client.post("/webhook", content=skip)
             row = (await client.get("/api/projects/1")).json()
-            assert (row["labels"], row["waiting"], row["new_in_round"]) == (2, 2, 2)
+            assert (row["labels"], row["waiting"], row["new_in_round"]) == (3, 3, 3)
+            assert row["audit_labels"] == 5
+            assert row["controls"][0]["examples"] == {"red": 6, "blue": 2}, "without the audit task"
             page = (await client.get("/projects/1/now")).text
-            assert "2 since this round began" in page
+            assert "3 since this round began" in page
+            page = (await client.get("/projects/1")).text
+            assert 'data-label="Examples">6</td>' in page
+            assert "Task 88" in page, "the queue is shown"
+            assert f"Task {new_tasks[0]}<" not in page, "it is labeled"
             (tmp_path / "hold-1").unlink()
             await until(partial(in_state, service, "idle"))
             await until(lambda: service.project("1").waiting == 0)
@@ -470,7 +508,13 @@ def test_labels_count_at_once_while_a_round_runs(tmp_path: Path) -> None:
 
     projects = ProjectStore(tmp_path / "home")
     record = projects.register("http://127.0.0.1:1", 1)
-    save_outcome(projects.folder(record.id), RoundOutcome(tasks=9))
+    control = ControlStatus(
+        name="colour", type="Choices", labels=("red", "blue"), examples={"red": 4, "blue": 2}
+    )
+    outcome = RoundOutcome(tasks=9, controls=(control,), audit_labels=4)
+    save_outcome(projects.folder(record.id), outcome)
+    queue = [QueuedTask(task, "typical") for task in (*new_tasks, 88)]
+    QueueFront(projects.folder(record.id)).save_tasks(queue)
     with_service(tmp_path, [1], work)
 
 
@@ -519,6 +563,55 @@ def test_a_cancelled_training_and_a_requested_one_are_shown_at_once(tmp_path: Pa
         await until(partial(in_state, service, "idle"))
 
     with_service(tmp_path, [1], work)
+
+
+def test_workers_log_through_the_server_and_name_the_detector_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their lines would run into the progress line of `init`."""
+    caplog.set_level(logging.INFO)
+    (tmp_path / "hold-1").touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle", "2"))
+        (tmp_path / "hold-1").unlink()
+        await until(partial(in_state, service, "idle"))
+
+    with_service(tmp_path, [1, 2], work)
+    lines = [record.message for record in caplog.records]
+    assert lines.count(f"Detector: of {tmp_path / 'notes'}") == 1
+    assert lines.count("busy") == lines.count("100%") > 1, "each worker process logs it"
+
+
+def test_a_version_that_a_person_makes_live_is_published_during_a_training(tmp_path: Path) -> None:
+    (tmp_path / "hold-1").touch()
+    projects = ProjectStore(tmp_path / "home")
+    folder = projects.folder(projects.register("http://127.0.0.1:1", 1).id)
+    versions = VersionStore(folder)
+    for number in range(3):
+        versions.save(make_card(number, 4 * number), {}, lambda folder: None)
+        versions.promote(f"v{number}-0123abcd", "the loop", "")
+
+    def notes() -> str:
+        return (tmp_path / "notes").read_text()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        app = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1") as client:
+            page = (await client.get("/projects/1/confirm/v1-0123abcd")).text
+            assert "A training is running and continues." in page
+            headers = {"sec-fetch-site": "same-origin"}
+            await client.post("/projects/1/rollback?to=v1-0123abcd", headers=headers)
+        assert service.project("1").version == "v1-0123abcd"
+        await until(lambda: "published" in notes())
+        assert in_state(service, "training")
+        (tmp_path / "hold-1").unlink()
+        await until(partial(in_state, service, "idle"))
+
+    asked = with_service(tmp_path, [1], work)
+    assert {"published": "1"} in asked
 
 
 def test_a_quick_round_does_not_wait_for_a_long_one(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from backend.onboarding import image_folder as reading
 from backend.onboarding.first_round import BackendProject, FirstRoundControl
 from backend.onboarding.folder_project import default_title, matches_options, validate_title
 from backend.onboarding.image_folder import FolderImage, ImageLimits, SkippedFile
+from backend.onboarding.label_descriptions import labels_question
 from backend.onboarding.label_input import (
     adjust_job,
     complete_labels,
@@ -230,6 +231,20 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
     assert secret not in str(wrong.value)
 
 
+def test_descriptions_are_asked_for_only_where_a_model_reads_them(tmp_path: Path) -> None:
+    def hint(job: LabelingJob, encoder: str = "auto") -> bool:
+        settings = Settings(home=tmp_path, encoder=encoder)
+        return "Short descriptions" in labels_question(job, settings)
+
+    assert not hint(LabelingJob.BOXES)
+    assert not hint(LabelingJob.SINGLE_CHOICE, encoder="builtin")
+    assert not hint(LabelingJob.SINGLE_CHOICE, encoder="yolo26n-cls.pt")
+    assert hint(LabelingJob.SINGLE_CHOICE, encoder="ViT-B-32-256/datacomp_s34b_b86k")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "yoloe-26s-seg.pt").touch()
+    assert hint(LabelingJob.POINTS)
+
+
 @pytest.mark.parametrize(
     ("types", "wanted"),
     [
@@ -241,12 +256,13 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
 def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:
     settings = Settings(home=Path("/nowhere"))
     controls = [FirstRoundControl(kind="none yet", type=one, advice="") for one in types]
-    told, submitting = first_round.describe_first_round(
+    told, submitting, figure = first_round.describe_first_round(
         {"tasks": 7, "controls": controls}, settings
     )
     assert wanted in told
     assert "Ctrl+Enter" in submitting
     assert ("turns it off" in submitting) is ("Choices" in types)
+    assert "the first accuracy after about 100 labels" in figure
     assert "after 10 labels, after a pause of 30 seconds" in told
 
 

@@ -169,6 +169,21 @@ def test_a_project_without_a_version_shows_how_to_get_one(
     assert "live: none yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)
 
 
+def test_a_version_without_a_model_is_said_to_predict_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    versions = VersionStore(ProjectStore(home).folder("1"))
+    card = versions.live_card()
+    assert card is not None
+    advice = "No detector finds ant yet. Optional: an open-vocabulary network suggests objects."
+    controls = {"ants": {"kind": "none yet", "examples": {"ant": 0}, "advice": advice}}
+    write_json(versions.path(card.version) / "card.json", {**to_json(card), "controls": controls})
+    told = status(home, monkeypatch, capsys)
+    assert f"live: {card.version}, which cannot predict your labels yet" in told
+    assert advice in told
+    assert status(home, monkeypatch, capsys, "1") == told, "with and without its number"
+
+
 def test_captures_in_another_home_folder_are_counted(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -302,7 +302,7 @@ def test_a_promotion_by_a_person_during_training_wins(tmp_path: Path) -> None:
     assert versions.live() == "v0-x"
     assert kept == versions.card("v2-x")
     assert kept.is_held
-    assert "v0-x was made live while this version was trained" in kept.promotion_reason
+    assert "v0-x was promoted while this version was compared" in kept.promotion_reason
     assert versions.promote_pending("the loop") is None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.card_records import LINEAR_HEAD_KIND
+from backend.card_records import LINEAR_HEAD_KIND, NO_MODEL_KIND
 from backend.domain import ChoicePrediction, Control, ImageSize, LabelSet, Region, RegionOutcome
 from backend.estimate import IntervalEstimate
 from backend.inference.confidence import choice_confidence, detection_confidence
@@ -274,14 +274,14 @@ def task_correctness(evaluations: Iterable[ControlEvaluation]) -> dict[int, tupl
 def describe_head(model: Model, control: str, examples: ChoiceExamples) -> str:
     """Return the type of the head of a choices control, for people."""
     if control not in model.heads:
-        return "none yet"
+        return NO_MODEL_KIND
     return LINEAR_HEAD_KIND if (~examples.audit_mask).any() else "zero-shot from the label names"
 
 
 def describe_detector(detector: Detector | None) -> str:
     """Return the type of the detector of a box or point control, for people."""
     if detector is None:
-        return "none yet"
+        return NO_MODEL_KIND
     if isinstance(detector, ProbeDetector):
         return QUICK_KIND
     if detector.class_mapping.learned:

@@ -78,6 +78,18 @@ def is_encoder_local(setting: str, weights_dir: Path | None = None) -> bool:
     return _family_of(setting).is_local(setting, weights_dir)
 
 
+def embeds_text(setting: str) -> bool:
+    """Return whether the encoder for a setting embeds label names and descriptions, as CLIP does.
+
+    Args:
+        setting: ``PRELABEL_ENCODER``; for ``auto`` it is checked whether CLIP is available.
+    """
+    setting = setting.strip()
+    if setting == "auto":
+        return not _clip_unavailable_reason()
+    return "/" in setting and not _is_checkpoint_setting(setting)
+
+
 def _load_builtin(setting: str, weights_dir: Path | None, log: LogCallback) -> Encoder:
     from backend.vision.encoders.builtin import BuiltinEncoder
 
