@@ -272,18 +272,23 @@ class ModelTrainer:
         is_only_one = len(self._controls_of("boxes", "points")) == 1
         return "" if is_only_one else f"{control.name}: "
 
+    def _full_card(self) -> VersionCard | None:
+        """Return the card of the full version that the live one is, or was quickly trained on."""
+        card = self.live_card
+        while card is not None and card.is_quick:
+            card = self._versions.card(card.parent) if card.parent else None
+        return card
+
     def _network_tasks(self) -> frozenset[int]:
         """Return the tasks that the networks of the live version were trained on."""
-        card = self.live_card
-        while card is not None and card.is_quick and card.parent:
-            card = self._versions.card(card.parent)
+        card = self._full_card()
         return frozenset(map(int, self._versions.labels(card.version))) if card else frozenset()
 
     def is_unchanged(self, control: Control) -> bool:
         """Return whether the live detector was trained with the same labels and inputs."""
-        live_card = self.live_card
         if isinstance(self.live_model.detectors.get(control.name), ProbeDetector):
             return False  # its full training is due
+        live_card = self._full_card()  # a quick version keeps its other detectors
         if live_card is None or live_card.detector.id != self._session.resources.base_weights.id:
             return False
         if live_card.control(control.name).made_from != self.detector_dependencies(control):

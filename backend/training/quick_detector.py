@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 MAX_EXAMPLES = 100
 """Maximum number of training images, a random sample of all."""
+MIN_MAP50 = 0.1
+"""Cross-validated mAP50 below which suggestions cost annotators more than they save."""
 FEATURE_GROUP = 8
 """Images whose features are computed together."""
 
@@ -86,7 +88,7 @@ def train_quick_detector(job: QuickTrainingJob) -> ProbeDetector | None:
 
     Returns:
         the detector; None if the network has no features, if there are too few images that it was
-        not trained on, or if the live detector is better on them.
+        not trained on, if it is hardly ever right on them, or if the live detector is better.
 
     Raises:
         RoundCancelledError: training was cancelled.
@@ -112,6 +114,8 @@ def train_quick_detector(job: QuickTrainingJob) -> ProbeDetector | None:
     evaluated = [_out_of_fold_samples(c, examples, samples, mapping) for c in candidates]
     figures = [_figure([rows[i] for i in unseen], mapping) for rows in evaluated]
     best = int(np.argmax(figures))
+    if figures[best] < MIN_MAP50:
+        return None
     if job.rival is not None:
         rival_samples = predict_samples(job.rival, job.control, [samples[i] for i in unseen])
         if _figure(rival_samples, mapping) >= figures[best]:

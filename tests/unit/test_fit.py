@@ -95,6 +95,19 @@ def test_another_label_makes_the_finder_of_its_control_anew(home: Home) -> None:
         assert home.unchanged(observed(tasks), "dot"), "that is another control's"
 
 
+def test_a_quick_version_keeps_the_other_finders_with_the_labels_they_learned(home: Home) -> None:
+    """Only the quick ones learned the new labels, so the full training has to follow for all."""
+    seen = observed([*TASKS, marked(3, 0.1)])
+    versions = Resources(home.settings).versions(home.record)
+    first = versions.live_card()
+    assert first is not None
+    quick = replace(first, version="v1-quick", number=1, parent=first.version, stage="quick")
+    versions.save(quick, label_table(seen), lambda to: save_model(Model({}), to))
+    versions.promote(quick.version, by="the loop", reason="")
+    assert not home.unchanged(seen)
+    assert home.unchanged(seen, "dot")
+
+
 def test_another_config_makes_it_anew(home: Home) -> None:
     for config in (
         CONFIG.replace('"disc"/></Rect', '"disc" predicted_values="coin"/></Rect'),

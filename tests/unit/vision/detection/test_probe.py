@@ -215,6 +215,11 @@ def test_images_that_the_network_was_trained_on_say_nothing(disc_network: Detect
     assert train_quick_detector(replace(job, network_tasks=frozenset(marked[3:]))) is not None
 
 
+def test_a_network_that_finds_no_object_gives_no_quick_detector(tmp_path: Path) -> None:
+    random_network = save_pretrained_network(("cat", "dog"), tmp_path / "pets.pt")
+    assert train_quick_detector(quick_job(random_network, make_samples(shapes(12, 100)))) is None
+
+
 def test_a_quick_training_is_cancelled(disc_network: DetectionNetwork) -> None:
     job = quick_job(disc_network, make_samples(shapes(8, 100)))
     with pytest.raises(RoundCancelledError):
@@ -264,12 +269,13 @@ def test_the_full_training_starts_from_the_network_under_a_quick_detector(
     disc_network: DetectionNetwork, tmp_path: Path
 ) -> None:
     pretrained = save_pretrained_network(("cat", "dog"), tmp_path / "pets.pt")
-    on_base = train_quick_detector(quick_job(pretrained, make_samples(shapes(8, 100))))
-    assert warm_start_detector(full_job(pretrained, 20, previous=on_base)) is None
     tuned = DetectionNetwork(
         disc_network.module, replace(disc_network.spec, base=pretrained.spec.base)
     )
     on_tuned = train_quick_detector(quick_job(tuned, make_samples(shapes(8, 100))))
+    assert on_tuned is not None
+    on_base = replace(on_tuned, network=pretrained, key=hash_network(pretrained))
+    assert warm_start_detector(full_job(pretrained, 20, previous=on_base)) is None
     start = warm_start_detector(full_job(pretrained, 20, previous=on_tuned))
     assert start is not None
     assert start.network is tuned
