@@ -27,6 +27,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     settings = read_settings()
     record = projects.find_project(settings, options.project)
     outcome = projects.run_round(settings, record, RoundRequest(forced=True))
+    while outcome.full_training_due:
+        print_line(f"{_describe_outcome(outcome)} Its full training follows.", options)
+        outcome = projects.run_round(settings, record, RoundRequest(forced=True))
     print_line(_describe_outcome(outcome), options)
     return {
         "version": outcome.version,

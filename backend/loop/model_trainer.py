@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +16,13 @@ from backend.arrays import Floats, Indices
 from backend.callbacks import StateCallback
 from backend.card_records import ComputeCost
 from backend.domain import Control, ImageSize
-from backend.errors import ImageError, LongRoundError, RoundError
+from backend.errors import (
+    DamagedFileError,
+    ImageError,
+    LongRoundError,
+    NotFoundError,
+    RoundError,
+)
 from backend.inference.detections import RegionSample
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ImageSource, ProjectImages
@@ -125,7 +132,8 @@ class ModelTrainer:
             for c in self._controls_of("boxes", "points")
             if not self.is_unchanged(c) and suits_quick_training(self._detector_job(c, 0.0))
         ]
-        trained = {c.name: train_quick_detector(self._quick_job(c)) for c in quick_controls}
+        jobs = {c.name: self._quick_job(c) for c in quick_controls}
+        trained = {name: train_quick_detector(job) for name, job in jobs.items() if job is not None}
         quick_detectors = {name: d for name, d in trained.items() if d is not None}
         if not quick_detectors:
             return None
@@ -243,10 +251,14 @@ class ModelTrainer:
             base_setting=resources.base_weights.setting,
         )
 
-    def _quick_job(self, control: Control) -> QuickTrainingJob:
+    def _quick_job(self, control: Control) -> QuickTrainingJob | None:
+        """Return the job; None if it is unknown which images the live network was trained on."""
         samples, resources = self.samples(control), self._session.resources
         live_detector = self.live_model.detectors.get(control.name)
         tuned_detector = warm_start_detector(self._detector_job(control, 0.0))
+        network_tasks = self._network_tasks() if tuned_detector else frozenset()
+        if network_tasks is None:
+            return None
         is_quick = isinstance(live_detector, ProbeDetector)  # with the same network, fewer labels
 
         prefix = self._progress_prefix(control)
@@ -258,7 +270,7 @@ class ModelTrainer:
             control=control,
             samples=samples,
             network=tuned_detector.network if tuned_detector else resources.base_network,
-            network_tasks=self._network_tasks() if tuned_detector else frozenset(),
+            network_tasks=network_tasks,
             rival=None if is_quick else live_detector,
             input_size=self._settings.detector_size or choose_input_size(samples),
             seed=self._settings.seed,
@@ -273,16 +285,31 @@ class ModelTrainer:
         return "" if is_only_one else f"{control.name}: "
 
     def _full_card(self) -> VersionCard | None:
-        """Return the card of the full version that the live one is, or was quickly trained on."""
-        card = self.live_card
-        while card is not None and card.is_quick:
-            card = self._versions.card(card.parent) if card.parent else None
-        return card
+        """Return the card of the full version that the live one is, or was quickly trained on.
 
-    def _network_tasks(self) -> frozenset[int]:
-        """Return the tasks that the networks of the live version were trained on."""
+        Returns:
+            None without a live version, or if the full one cannot be read.
+        """
+        card = self.live_card
+        with suppress(DamagedFileError, NotFoundError):
+            while card is not None and card.is_quick:
+                card = self._versions.card(card.parent) if card.parent else None
+            return card
+        return None
+
+    def _network_tasks(self) -> frozenset[int] | None:
+        """Return the tasks that the networks of the live version were trained on.
+
+        Returns:
+            None if that cannot be read.
+        """
         card = self._full_card()
-        return frozenset(map(int, self._versions.labels(card.version))) if card else frozenset()
+        if card is None:
+            return None
+        try:
+            return frozenset(map(int, self._versions.labels(card.version)))
+        except DamagedFileError:
+            return None
 
     def is_unchanged(self, control: Control) -> bool:
         """Return whether the live detector was trained with the same labels and inputs."""

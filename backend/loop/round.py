@@ -15,6 +15,7 @@ from backend.callbacks import StateCallback
 from backend.errors import (
     ConfigError,
     LabelStudioError,
+    LongRoundError,
     OverBudgetError,
     PrelabelError,
     RoundCancelledError,
@@ -100,17 +101,30 @@ class Round:
             request.quick,
             self._serve_new_labels,
         )
-        new_version = trainer.train_if_needed(
-            observation,
-            force=request.forced or request.long_quiet,
-            is_pause=request.quiet,
-            on_hold=request.held and not request.forced,
-        )
+        try:
+            new_version = trainer.train_if_needed(
+                observation,
+                force=request.forced or request.long_quiet,
+                is_pause=request.quiet,
+                on_hold=request.held and not request.forced,
+            )
+        except (LongRoundError, RoundCancelledError):
+            raise
+        except PrelabelError:
+            self._publish_rest(observation)
+            raise
         with self._session.publish_lock():
             outcome = self._publish(observation, new_version, trainer.budget_message)
         if self.memory is not None:
             self.memory.awaits_pause = trainer.awaits_pause
         return outcome
+
+    def _publish_rest(self, observation: Observation) -> None:
+        """Publish a live quick version for all open tasks, because its full training failed."""
+        card = self._versions.live_card()
+        if card is not None and card.is_quick:
+            with self._session.publish_lock():
+                Publisher(self._session, self._report).publish(observation, card.version)
 
     def publish_live(self) -> None:
         """Publish the live version, without a training; another process may train meanwhile.
@@ -216,14 +230,16 @@ class Round:
                 self._session, _ignore_progress, self._cancelled, cards.Stopwatch()
             )
             if trainer.train_quick_version(observation):
-                live_version = self._versions.live() or ""
                 publisher = Publisher(self._session, _ignore_progress)
                 with self._session.publish_lock():
+                    live_version = self._versions.live() or ""
                     publisher.publish(observation, live_version, limit=FRONT_SIZE)
         except RoundCancelledError:
             return  # the training stops as well
         except PrelabelError as error:
             log.warning("project %s: new labels wait: %s", self._session.id, error)
+        except Exception:  # for example, the training uses all memory of the GPU
+            log.exception("project %s: new labels wait", self._session.id)
 
     def _update_tabs(self) -> None:
         """Keep the tab in the order of the queue, and repair tabs that hide the Data Manager."""
@@ -255,7 +271,7 @@ class Round:
         self, memory: RoundMemory, fingerprint: ProjectFingerprint, request: RoundRequest
     ) -> bool:
         """Return whether a full round is unnecessary, based on the fingerprint."""
-        if memory.outcome.full_training_due and not request.held:
+        if memory.outcome.full_training_due:
             return False
         if request.full or request.forced or memory.live_version != (self._versions.live() or ""):
             return False
@@ -318,6 +334,7 @@ class Round:
             previous,
             trained="",
             cleanup=False,
+            full_training_due=False,
             waiting=previous.waiting + max(new_labels, len(memory.annotated_tasks)),
             labels=previous.labels + new_labels,
             audit_labels=previous.audit_labels

@@ -258,7 +258,7 @@ class VersionTrainer:
         self._report("evaluating", 0.0, "")
         trainer.refresh_live()
         assessment = Assessor(self._session, observation, trainer, model).assess()
-        if trainer.refresh_live():  # a person made another version live meanwhile
+        while trainer.refresh_live():  # a person made another version live meanwhile
             assessment = Assessor(self._session, observation, trainer, model).assess()
         model = replace(
             model, thresholds=assessment.thresholds, controls=observation.config.controls

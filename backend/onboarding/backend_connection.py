@@ -255,9 +255,12 @@ class PendingConnections:
         return bool(self._load_pending(server))
 
     def port(self, server: str) -> int:
-        """Return the port in the address that a pending project is to call; 0 if any will do."""
+        """Return the port in the address that a pending project is to call; 0 if any will do.
+
+        An address without a port is that of a proxy, which calls the backend at its usual port.
+        """
         urls = [one.backend for one in self._load_pending(server).values() if one.backend]
-        return url_port(urls[-1]) if urls else 0
+        return (urlsplit(urls[-1]).port or 0) if urls else 0
 
     def connect_all(self, settings: Settings, listen_url: str, log: LogCallback) -> list[int]:
         """Connect the pending projects as soon as the backend answers.

@@ -24,6 +24,7 @@ class ProjectState:
     Attributes:
         record: the project's record.
         live_version: the live version; empty before the first.
+        live_is_quick: the full training of the live version's detectors follows.
         outcome: outcome of the last round.
         state: state of the current round.
         progress: progress of this state, 0 to 1.
@@ -55,6 +56,7 @@ class ProjectState:
     record: ProjectRecord
     capture_watcher: CaptureWatcher
     live_version: str = ""
+    live_is_quick: bool = False
     outcome: RoundOutcome = RoundOutcome()
     state: str = "idle"
     progress: float = 0.0
@@ -118,6 +120,7 @@ class ProjectState:
             new_in_round=recent.since_start if self.worker is not None else 0,
             round=self._round_status(waiting_detail),
             captured=self.capture_watcher.counts(),
+            full_training_due=status.full_training_due and self.live_is_quick,
         )
 
     def _count_examples(self, control: ControlStatus) -> ControlStatus:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from backend.callbacks import StateCallback
 from backend.errors import (
     LongRoundError,
+    NotFoundError,
     PrelabelError,
     ProjectMissingError,
     RoundCancelledError,
@@ -206,9 +207,9 @@ class RoundRunner:
 
     def refresh_live(self, project: ProjectState) -> None:
         """Read the live version; a failed round may have promoted one."""
-        with contextlib.suppress(StoreError):
-            project.live_version = (
-                VersionStore(self.projects.folder(project.record.id)).live() or ""
-            )
+        with contextlib.suppress(NotFoundError, StoreError):
+            card = VersionStore(self.projects.folder(project.record.id)).live_card()
+            project.live_version = card.version if card else ""
+            project.live_is_quick = card is not None and card.is_quick
         if project.live_version:
             project.ready_event.set()

@@ -282,7 +282,8 @@ class Service:
         versions = VersionStore(self._projects.folder(id))
         await asyncio.to_thread(versions.promote, version, by, reason)
         self._round_runner.refresh_live(project_state)
-        if project_state.state not in ("idle", "failed") or project_state.is_waiting:
+        is_running = project_state.state not in ("idle", "failed") or project_state.is_waiting
+        if is_running or project_state.locked_elsewhere:
             self._chores.start_publish(project_state)
         self._wake_project(project_state)
 

@@ -179,11 +179,17 @@ class _VersionWriter:
 
     def _write_detector(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
         from backend.vision.detection.network import QUERY_FAMILY
+        from backend.vision.detection.probe_detector import ProbeDetector
         from backend.vision.detection.trained_detector import TrainedDetector
         from backend.vision.onnx.export import write_onnx
         from backend.vision.onnx.networks import build_detector_graph
 
         detector = self._model.detectors[control.name]
+        if isinstance(detector, ProbeDetector):
+            raise PrelabelError(
+                f"{control.name} has a quick detector, which cannot be exported: wait for the full "
+                "training, or name an earlier version."
+            )
         if not isinstance(detector, TrainedDetector):
             raise PrelabelError(
                 f"{control.name} uses an open-vocabulary network (YOLOE), which is not part of the "

@@ -229,8 +229,9 @@ def test_choices_come_as_a_table_and_as_class_folders(
 def test_images_are_sorted_as_the_live_version_predicts_them(
     lab: LabelStudioUser, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """The first task is labeled, the last one has no prediction of the live version."""
+    """The first task has one of two annotations, the last one no prediction of the live version."""
     project = lab.create_project(title="sorted by the model")
+    lab.request("PATCH", f"/api/projects/{project}", json={"maximum_annotations": 2})
     tasks = lab.import_colours(project, 2)
     lab.submit_annotation(tasks[0])
     command = ("--project", project, "--predictions", "--data")

@@ -114,3 +114,5 @@ def test_a_registered_project_is_served_on_its_port(tmp_path: Path) -> None:
     pending.add(SERVER, 4, "http://host.docker.internal:9191")
     pending.add("http://other.example.com", 5, "http://127.0.0.1:9999")
     assert registered_port(settings) == 9191
+    pending.add(SERVER, 6, "https://prelabel.example.com")  # of a proxy, which calls any port
+    assert registered_port(settings) == 9292

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -106,6 +107,21 @@ def test_a_quick_version_keeps_the_other_finders_with_the_labels_they_learned(ho
     versions.promote(quick.version, by="the loop", reason="")
     assert not home.unchanged(seen)
     assert home.unchanged(seen, "dot")
+
+
+def test_without_the_full_version_under_a_quick_one_everything_is_trained(home: Home) -> None:
+    versions = Resources(home.settings).versions(home.record)
+    first = versions.live_card()
+    assert first is not None
+    quick = replace(first, version="v1-quick", number=1, parent=first.version, stage="quick")
+    versions.save(quick, label_table(observed(TASKS)), lambda to: save_model(Model({}), to))
+    versions.promote(quick.version, by="the loop", reason="")
+    assert home.fit(observed(TASKS))._network_tasks() == frozenset({1, 2})
+    (versions.path(first.version) / "labels.json").write_text("damaged")
+    assert home.fit(observed(TASKS))._network_tasks() is None
+    shutil.rmtree(versions.path(first.version))
+    assert home.fit(observed(TASKS))._network_tasks() is None
+    assert not home.unchanged(observed(TASKS))
 
 
 def test_another_config_makes_it_anew(home: Home) -> None:

@@ -27,6 +27,7 @@ from backend.loop.observe import Observation, ProjectFingerprint, label_table
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
+from backend.training.quick_detector import QuickTrainingJob, train_quick_detector
 from backend.vision.detection.trained_detector import TrainedDetector
 from tests.support import dashboard_homes
 from tests.support.drawings import Drawing, make_drawing
@@ -151,6 +152,45 @@ def test_batches_of_ten_that_each_went_unnoticed_are_counted_together(
     verdict = project.verdict()
     assert not verdict.is_passed
     assert "since v0-0123abcd" in verdict.reason
+
+
+def test_a_quick_version_accepts_nothing_and_spends_no_test(
+    tmp_path: Path, project_server: str, weights: Path
+) -> None:
+    """The full version on the same labels needs the significance level."""
+    project = Project(tmp_path, project_server, weights, "boxes")
+    project.resources.settings = project.resources.settings.model_copy(
+        update={"accept_error": 0.05}
+    )
+    session, seen = ProjectSession(project.resources, project.record), project.seen()
+    fit = ModelTrainer(session, seen, None, EMPTY_EMBEDDINGS)
+    live = fit.live_model.detectors["what"]
+    assert isinstance(live, TrainedDetector)
+    quick = train_quick_detector(
+        QuickTrainingJob(
+            control=project.control,
+            samples=fit.samples(project.control),
+            network=live.network,
+            network_tasks=frozenset(),
+            rival=None,
+            input_size=160,
+            seed=0,
+            load_feature_runner=project.resources.load_feature_runner,
+            report=lambda done, total: None,
+            cancelled=lambda: False,
+        )
+    )
+    assert quick is not None
+    sections = [
+        Assessor(session, seen, fit, Model({}, {"what": detector})).assess().accepting
+        for detector in (quick, live)
+    ]
+    quick_section, full_section = sections
+    assert quick_section is not None
+    assert full_section is not None
+    assert (quick_section.level, quick_section.chance) == (None, None)
+    assert "full training" in quick_section.reason
+    assert full_section.audit == len(AUDIT)
 
 
 @pytest.mark.parametrize(("audited", "minimum"), [(9, 0.25), (12, 0.03)])

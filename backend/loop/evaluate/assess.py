@@ -36,6 +36,8 @@ MIN_AUDIT_IMAGES = 20
 """Number of audit images below which accuracy is also estimated by cross-validation."""
 MAX_SIZE_RATIO = 1.25
 """Maximum ratio of object sizes between versions whose point metrics are comparable."""
+WAITS_FOR_FULL_TRAINING = "It waits for the full training of the detector."
+"""Why no prediction of a quick version is accepted automatically."""
 ACCURACY_GOALS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Accuracy goals; the forecast is for the next one above the current accuracy."""
 
@@ -246,6 +248,9 @@ class Assessor:
         state = AcceptanceStore(self._folder).read()
         if state.problem:
             return AutoAcceptSection(error=error_bound, reason=state.problem)
+        if any(isinstance(d, ProbeDetector) for d in self._model.detectors.values()):
+            # a test would spend significance level that the full version needs
+            return AutoAcceptSection(error=error_bound, reason=WAITS_FOR_FULL_TRAINING)
         return auto_accept.evaluate_acceptance(
             evaluations, error_bound, self._versions.cards(), state.min_audit_labels
         )

@@ -73,7 +73,7 @@ def read_dataset(
     audit = {id for id, task in tasks.items() if is_audit_task(identity, task)}
     validation = choose_validation_tasks(tasks, audit, lambda task: hash_rank(identity, task))
     if version:
-        task_images += _iter_predicted_images(session, controls, version, left_out)
+        task_images += _iter_predicted_images(session, controls, version, tasks.keys(), left_out)
         task_images.sort(key=lambda image: image.task.id)
     names = FileNames()
     images = tuple(
@@ -143,13 +143,17 @@ def _iter_predicted_images(
     session: ProjectSession,
     controls: Sequence[Control],
     version: str,
+    labeled: Collection[int],
     left_out: Counter[str],
 ) -> Iterator[_TaskImage]:
-    """Yield the images of open tasks with the choices that a version predicts."""
+    """Yield the images of open tasks with the choices that a version predicts.
+
+    A task that has an annotation and waits for another one is not open here.
+    """
     client = session.connection.client
     results = client.prediction_results(session.number, version)
     for row in client.iter_tasks(session.number):
-        if row.get("is_labeled"):
+        if row.get("is_labeled") or row["id"] in labeled:
             continue
         result = results.get(row["id"])
         if result is None:

@@ -163,6 +163,9 @@ class TrainingLimits:
             trainer._setup_scheduler()
             trainer.scheduler.last_epoch = trainer.epoch
         self._report(len(self._epoch_seconds), trainer.epochs)
+        report_seconds = time.monotonic() - now  # with other work between epochs
+        self._epoch_start += report_seconds
+        self._deadline += report_seconds
 
     def _affordable_epochs(self) -> int:
         """Return the number of epochs that fit into the time limit, at most the planned number.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,34 @@ from tests.support.tiny_networks import (
 
 DISC = ("disc",)
 CLASS_BIAS = re.compile(r"cv3\.\d\.2\.bias$")
+
+
+@dataclass
+class FakeTrainer:
+    """What :class:`TrainingLimits` uses of an ultralytics trainer."""
+
+    epochs: int = 10
+    epoch: int = 0
+    stop: bool = False
+    args: Any = field(default_factory=lambda: SimpleNamespace(epochs=10))
+    scheduler: Any = field(default_factory=SimpleNamespace)
+
+    def _setup_scheduler(self) -> None:
+        """Nothing is scheduled."""
+
+
+def test_work_between_epochs_does_not_count_as_training_time() -> None:
+    from backend.vision.detection.ultralytics_trainer import TrainingLimits
+
+    trainer = FakeTrainer()
+    limits = TrainingLimits(2.0, lambda done, total: time.sleep(1.5), lambda: False)
+    limits._on_train_start(trainer)
+    for epoch in range(4):
+        trainer.epoch = epoch
+        limits._on_batch_end(trainer)
+        limits._on_epoch_end(trainer)
+    assert not trainer.stop
+    assert trainer.epochs == 10
 
 
 @dataclass
