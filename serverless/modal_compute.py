@@ -137,7 +137,7 @@ class ModalCompute:
 
     def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
         """See ``Compute.train_detector``."""
-        from backend.training.detector import warm_start_detector, will_fine_tune
+        from backend.training.detector import fine_tuned_detector, will_fine_tune
 
         if not will_fine_tune(job):
             return self._local_compute.train_detector(job)
@@ -145,8 +145,8 @@ class ModalCompute:
 
         self._upload_images(job)
         previous: FileContents = {}
-        if (warm_detector := warm_start_detector(job)) is not None:
-            previous = serialization.dump_files(warm_detector.save)
+        if (detector := fine_tuned_detector(job)) is not None:  # Modal compares the base
+            previous = serialization.dump_files(detector.save)
         order = serialization.encode_detector_job(job, self._upload_base(job.base_setting))
         result, cost = self._run_order(order, {}, previous, job.report, job.cancelled)
         load = partial(load_trained_detector, load_runner=job.load_runner)

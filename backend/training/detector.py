@@ -262,19 +262,25 @@ def _class_by_label(job: DetectorTrainingJob) -> dict[int, int]:
     }
 
 
-def warm_start_detector(job: DetectorTrainingJob) -> TrainedDetector | None:
-    """Return the live version's detector if it can be fine-tuned further, else None.
+def fine_tuned_detector(job: DetectorTrainingJob) -> TrainedDetector | None:
+    """Return the live version's detector if it was fine-tuned, from whichever base, else None.
 
-    Of a quick detector, that is its network with its own class layer, if it was fine-tuned.
+    Of a quick detector, that is its network with its own class layer.
     """
     previous = job.previous
-    if isinstance(previous, ProbeDetector):
-        if previous.key == hash_network(job.base_network):
-            return None
-        previous = TrainedDetector(
+    if isinstance(previous, ProbeDetector) and previous.key != hash_network(job.base_network):
+        return TrainedDetector(
             previous.network, previous.class_mapping, previous.key, job.load_runner
         )
-    if not isinstance(previous, TrainedDetector) or not previous.class_mapping.learned:
+    if isinstance(previous, TrainedDetector) and previous.class_mapping.learned:
+        return previous
+    return None
+
+
+def warm_start_detector(job: DetectorTrainingJob) -> TrainedDetector | None:
+    """Return the live version's detector if it can be fine-tuned further, else None."""
+    previous = fine_tuned_detector(job)
+    if previous is None:
         return None
     same_base = previous.network.spec.base == job.base_network.spec.base
     same_kind = previous.class_mapping.points == job.control.is_points

@@ -268,7 +268,7 @@ def test_the_managed_label_studio_is_started_again_signed_in_and_stopped(
         [*command, "--start-label-studio", "--no-browser", "--backend", backend], settings
     )
     terminal.wait_for(f"Label Studio runs at {account.url}.")
-    terminal.wait_for("Label here, signed in until this command ends: ")
+    terminal.wait_for("This link signs you in until this command ends: ")
     link = terminal.wait_for("\r\n")
     with httpx.Client(trust_env=False, follow_redirects=True) as browser:
         page = browser.get(link)
