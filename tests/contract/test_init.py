@@ -271,8 +271,13 @@ def test_the_managed_label_studio_is_started_again_signed_in_and_stopped(
     terminal.wait_for("This link signs you in until this command ends: ")
     link = terminal.wait_for("\r\n")
     with httpx.Client(trust_env=False, follow_redirects=True) as browser:
-        page = browser.get(link)
-        assert (page.status_code, page.url.path) == (200, "/projects/1/data")
+
+        def is_shown() -> bool:
+            # Label Studio answers 500 while the first round locks its SQLite database
+            page = browser.get(link)
+            return (page.status_code, page.url.path) == (200, "/projects/1/data")
+
+        wait_until("the link shows the project, signed in", is_shown)
         assert browser.get(f"{account.url}/api/current-user/whoami").json()["email"] == LOCAL_EMAIL
         assert browser.get(link.replace("/projects", "x/projects")).status_code == 404
     terminal.wait_for("is connected.")  # the backend has the address and the token, too
