@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 from benchmarks.servers import backend_processes, running_loop
-from tests.support.drawings import DrawnObject, make_drawing
-from tests.support.harness import BackendServer, Json, LabelStudioUser, make_data_uri
+from tests.support.detection_projects import make_box_region
+from tests.support.drawings import make_drawing
+from tests.support.harness import BackendServer, LabelStudioUser, make_data_uri
 
 ROUND_COUNT, LABELS_PER_ROUND = 10, 4
 LABEL_CONFIG = (
@@ -64,14 +65,6 @@ def run_detector_rounds(user: LabelStudioUser, backend: BackendServer, size: int
         current, peak = process_memory(backend)
         columns = f"{round_index + 1:>5}{labeled:>8}{seconds:>9.1f}{current:>7.0f}{peak:>9.0f}"
         print(columns, flush=True)
-
-
-def make_box_region(drawn_object: DrawnObject) -> Json:
-    """Return a box as Label Studio's browser client sends it, in percent of the image."""
-    x0, y0, x1, y1 = (100 * value for value in drawn_object.box)
-    geometry = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
-    value = {**geometry, "rectanglelabels": [drawn_object.label]}
-    return {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": value}
 
 
 def process_memory(backend: BackendServer) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from backend.domain import Control, Label, Region
+from backend.domain import Control, Label
 from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
 from backend.learning.detection_metrics import RegionKind, evaluate_detections
 from backend.training.detector import DetectorTrainingJob, choose_input_size, train_detector
@@ -36,7 +36,9 @@ from backend.vision.detection.trained_detector import Detector
 from benchmarks.detection import cpu_seconds, median_object_size, read_dataset
 from benchmarks.servers import running_backend, running_studio
 from demo.annotator import SimulatedAnnotator
-from tests.support.harness import Json, wait_until
+from tests.support.detection_projects import make_box_region
+from tests.support.drawings import DrawnObject
+from tests.support.harness import wait_until
 
 TRAINING_SECONDS = 3600
 OPEN_TASKS = 40
@@ -180,7 +182,10 @@ def measure_first_boxes(folder: Path, weights: Path, label_count: int) -> None:
         tasks = user.list_tasks(project)
         for task in tasks[:label_count]:
             name = Path(task["data"]["image"]).name.partition("-")[2]
-            regions = [box_region(region) for region in chosen[name].regions]
+            regions = [
+                make_box_region(DrawnObject(r.label, (r.x0, r.y0, r.x1, r.y1)))
+                for r in chosen[name].regions
+            ]
             user.submit_regions(task["id"], regions)
         start = time.monotonic()
         user.start_training(connection)
@@ -213,17 +218,6 @@ def label_config(labels: Sequence[str]) -> str:
         '<View><Image name="image" value="$image"/>'
         f'<RectangleLabels name="box" toName="image">{rows}</RectangleLabels></View>'
     )
-
-
-def box_region(region: Region) -> Json:
-    """Return a box as Label Studio's browser client sends it, in percent of the image."""
-    x, y, width, height = (
-        100 * value
-        for value in (region.x0, region.y0, region.x1 - region.x0, region.y1 - region.y0)
-    )
-    geometry = {"x": x, "y": y, "width": width, "height": height, "rotation": 0}
-    value = {**geometry, "rectanglelabels": [region.label]}
-    return {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": value}
 
 
 if __name__ == "__main__":

@@ -116,9 +116,8 @@ class VersionTrainer:
             return ""
         if newest is not None and newest.identity == identity and not (is_lost and newest.is_held):
             return ""
-        force = force or is_lost
         is_full_due = newest is not None and newest.is_quick
-        force = force or is_full_due
+        force = force or is_lost or is_full_due
         if newest is not None and not force and self._has_same_setup(observation, encoder, newest):
             trained = self._versions.labels(newest.version)
             if 0 < count_changes(trained, labels) < self._settings.retrain_after:

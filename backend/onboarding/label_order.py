@@ -24,11 +24,9 @@ def sort_label_names(names: Iterable[str]) -> list[str]:
     """
     in_natural_order = sorted(names, key=natural_sort_key)
     digits = {name: _digit_of(name) for name in in_natural_order}
-    return (
-        sorted(in_natural_order, key=digits.__getitem__)
-        if all(digits.values())
-        else (in_natural_order)
-    )
+    if all(digits.values()):
+        return sorted(in_natural_order, key=digits.__getitem__)
+    return in_natural_order
 
 
 def assign_hotkeys(names: Sequence[str]) -> list[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from backend.inference.embed import Embedder
 from backend.inference.images import ProjectImages
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("prelabel")
 MODEL_CACHE_SIZE = 8
 RUNNER_CACHE_SIZE = 3
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Resources:
@@ -98,28 +100,22 @@ class Resources:
         """Return a runner on the fastest runtime; the most recently used runners are cached."""
         from backend.vision.detection.network_runner import load_network_runner
 
-        runner = self._runners.pop((key, size), None)
-        if runner is None:
-            folder = self.weights_folder / "compiled"
-            load = partial(load_network_runner, network, size, f"{key}-{size}", folder, log.info)
-            runner = self.compute.network_runner(network, size, key, load)
-        self._runners[key, size] = runner
-        while len(self._runners) > RUNNER_CACHE_SIZE:
-            self._runners.pop(next(iter(self._runners)))
-        return runner
+        folder = self.weights_folder / "compiled"
+        load = partial(load_network_runner, network, size, f"{key}-{size}", folder, log.info)
+        return _reuse_recent(
+            self._runners,
+            (key, size),
+            lambda: self.compute.network_runner(network, size, key, load),
+            RUNNER_CACHE_SIZE,
+        )
 
     def load_feature_runner(self, network: DetectionNetwork, size: int, key: str) -> FeatureRunner:
         """Return a runner for the features of a network; the most recently used are cached."""
         from backend.vision.detection.feature_network import load_feature_runner
 
-        runner = self._feature_runners.pop((key, size), None)
-        if runner is None:
-            folder = self.weights_folder / "compiled"
-            runner = load_feature_runner(network, size, f"{key}-{size}", folder, log.info)
-        self._feature_runners[key, size] = runner
-        while len(self._feature_runners) > RUNNER_CACHE_SIZE:
-            self._feature_runners.pop(next(iter(self._feature_runners)))
-        return runner
+        folder = self.weights_folder / "compiled"
+        load = partial(load_feature_runner, network, size, f"{key}-{size}", folder, log.info)
+        return _reuse_recent(self._feature_runners, (key, size), load, RUNNER_CACHE_SIZE)
 
     def open_vocabulary(self, weights: str) -> OpenVocabulary:
         """Load an open-vocabulary network (YOLOE) from a weights file; cached."""
@@ -156,17 +152,14 @@ class Resources:
 
     def model(self, record: ProjectRecord, version: str) -> Model:
         """Load the model of a version; the most recently used models are cached."""
-        key = (record.id, version)
-        model = self._models.pop(key, None)
-        if model is None:
-            folder = self.versions(record).path(version)
-            model = load_model(
-                folder, self.load_network_runner, self.load_feature_runner, self.open_vocabulary
-            )
-        self._models[key] = model
-        while len(self._models) > MODEL_CACHE_SIZE:
-            self._models.pop(next(iter(self._models)))
-        return model
+        load = partial(
+            load_model,
+            self.versions(record).path(version),
+            self.load_network_runner,
+            self.load_feature_runner,
+            self.open_vocabulary,
+        )
+        return _reuse_recent(self._models, (record.id, version), load, MODEL_CACHE_SIZE)
 
     def prototypes(self, encoder: Encoder, control: Control) -> npt.NDArray[np.float32] | None:
         """Return the (K, d) text embeddings of a control's labels; None without a text encoder."""
@@ -191,6 +184,17 @@ class Resources:
         from backend.vision.encoders.embedding_cache import EmbeddingCache
 
         return EmbeddingCache(self.settings.home / "embeddings.sqlite")
+
+
+def _reuse_recent(cache: dict[K, V], key: K, load: Callable[[], V], max_size: int) -> V:
+    """Return the cached value of a key, or load it; the most recently used are kept."""
+    value = cache.pop(key, None)
+    if value is None:
+        value = load()
+    cache[key] = value
+    while len(cache) > max_size:
+        cache.pop(next(iter(cache)))
+    return value
 
 
 @dataclass

@@ -113,8 +113,7 @@ def suits_quick_training(job: DetectorTrainingJob) -> bool:
         return False
     if warm_start_detector(job) is not None:
         return True
-    covers_labels = len(_class_by_label(job)) == len(job.control.labels)
-    return job.base_network.spec.pretrained and not covers_labels
+    return job.base_network.spec.pretrained and not _is_fully_pretrained(job)
 
 
 def train_detector(job: DetectorTrainingJob) -> Detector | None:
@@ -188,9 +187,7 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
     warm_detector = warm_start_detector(job)
     unseen_labels = _labels_without_example(job, samples)
     start_network = build_start_network(job, warm_detector, unseen_labels)
-    is_fully_pretrained = job.base_network.spec.pretrained and len(_class_by_label(job)) == len(
-        job.control.labels
-    )
+    is_fully_pretrained = _is_fully_pretrained(job)
     training_recipe = choose_recipe(
         start_network,
         examples,
@@ -252,6 +249,12 @@ def _labels_without_example(
     names = job.control.label_names
     class_by_label = _class_by_label(job) if job.base_network.spec.pretrained else {}
     return tuple(i for i in class_by_label if names[i] not in annotated_labels)
+
+
+def _is_fully_pretrained(job: DetectorTrainingJob) -> bool:
+    """Return whether the base network was pretrained on classes with the names of all labels."""
+    covers_labels = len(_class_by_label(job)) == len(job.control.labels)
+    return job.base_network.spec.pretrained and covers_labels
 
 
 def _class_by_label(job: DetectorTrainingJob) -> dict[int, int]:

@@ -392,13 +392,7 @@ def test_what_would_help_before_the_first_label_is_named_with_its_command(
     assert "yoloe" in control["advice"]
 
 
-RENAMED = """
-<View>
-  <Image name="image" value="$image"/>
-  <RectangleLabels name="box" toName="image"><Label value="round"/><Label value="angular"/>
-  </RectangleLabels>
-</View>
-"""
+RENAMED = BOXES_CONFIG.replace('"disc"', '"round"').replace('"square"', '"angular"')
 NEW_NAMES = {"disc": "round", "square": "angular"}
 QUICK_KIND = "quick: only the last layer is trained"
 

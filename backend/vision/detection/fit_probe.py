@@ -18,8 +18,9 @@ POSITIVE_CELLS = 10
 """Cells per object that become positive examples, as in ultralytics' assigner."""
 ALIGNMENT_EXPONENT = 6
 """Exponent of the IoU in the target of a cell (TAL, arXiv 2108.07755)."""
-MAX_CELL_TARGETS = 360_000
-"""Maximum number of targets per output level; the other cells are represented by weights."""
+MAX_CELLS, MAX_CELL_TARGETS = 60_000, 360_000
+"""Maximum number of cells and of targets (cells · scores) per output level; the other cells are
+represented by weights."""
 CELL_RIDGE, LABEL_RIDGE = 10.0, 100.0
 """Regularization of the two layers on standardized features."""
 FOLD_COUNT = 3
@@ -136,11 +137,12 @@ def _fit_cell_layers(
     """Return (weights, biases) of the cell layer for each mask of examples."""
     targets = [cell_targets(example, score_count, square_px) for example in examples]
     level_count = len(examples[0].features.strides)
+    cell_levels = [example.features.levels() for example in examples]
+    max_cells = min(MAX_CELLS, MAX_CELL_TARGETS / score_count)
     layers: list[list[tuple[Floats, Floats]]] = []
     for level in range(level_count):
-        rows = [np.flatnonzero(example.features.levels() == level) for example in examples]
-        counts = sum(map(len, rows))
-        share = min(1.0, MAX_CELL_TARGETS / max(counts * max(score_count, 6), 1))
+        rows = [np.flatnonzero(levels == level) for levels in cell_levels]
+        share = min(1.0, max_cells / max(sum(map(len, rows)), 1))
         parts, part_targets, weights, owners = [], [], [], []
         for index, (example, cells) in enumerate(zip(examples, rows, strict=True)):
             positive = targets[index][cells].max(axis=1) > 0
